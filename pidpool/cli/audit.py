@@ -1,0 +1,170 @@
+"""``pidpool audit``: does this pool survive fork, here?"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pidpool import hazards
+from pidpool.cli import files
+from pidpool.cli.campaign import carry_out
+from pidpool.cli.failure import Failure
+from pidpool.cli.interrupts import Interrupted
+from pidpool.cli.report import Report, Settings
+from pidpool.hazards import embedded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pidpool.cli.interrupts import Interrupts
+    from pidpool.cli.render import Renderer
+    from pidpool.hazards import Hazard, Subject, Target
+
+DEFAULT_POOLS = ("pidpool", "queuepool", "queuepool+dispose-noclose")
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command(short_help="Does my pool survive fork?")
+@click.argument("url", required=False, envvar="PIDPOOL_AUDIT_URL")
+@click.option(
+    "--pool",
+    "pools",
+    multiple=True,
+    metavar="NAME",
+    help="A pool to test; repeat it for more. One of --list, or module:Class for a pool class of yours, or module:function "
+    "for a function of yours that takes a URL and returns an Engine. The exit code judges the first one.  "
+    f"[default: {', '.join(DEFAULT_POOLS)}]",
+)
+@click.option("--only", multiple=True, metavar="HAZARD", help="Run these hazards alone; repeatable, or separated by commas.")
+@click.option("--list", "listing", is_flag=True, help="List the hazards and the pools, and end.")
+@click.option("--explain", metavar="HAZARD", help="Tell a hazard's story, what to do, and the code that provokes it; and end.")
+@click.option("--json", "json_file", type=_FILE, metavar="FILE", help="Write the results for programs.")
+@click.option("--markdown", "markdown_file", type=_FILE, metavar="FILE", help="Write the matrix for a README.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long one scenario may take before it counts as hanging.",
+)
+@click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, metavar="N", help="Scenarios at a time.")
+@click.pass_obj
+def audit(  # noqa: PLR0913  (one parameter for each option: that is how click calls)
+    terminal: tuple[Renderer, Interrupts],
+    *,
+    url: str | None,
+    pools: tuple[str, ...],
+    only: tuple[str, ...],
+    listing: bool,
+    explain: str | None,
+    json_file: Path | None,
+    markdown_file: Path | None,
+    timeout: float,
+    jobs: int,
+) -> int:
+    """Fork in every way that is known to break a connection pool, and ask the server what was lost.
+
+    URL is an SQLAlchemy URL, such as postgresql+psycopg://user:password@host/database. Without one a throw-away
+    PostgreSQL is started, and removed afterwards. PIDPOOL_AUDIT_URL in the environment serves as well, and keeps the
+    password out of the list of processes. The audit works in a schema or in tables of its own, and removes them.
+
+    Exit code: 0 if the first pool is safe throughout, 1 if it is not, 2 if the audit could not be carried out.
+    """
+    renderer, interrupts = terminal
+    if listing:
+        renderer.catalogue(hazards.CATALOGUE.values(), hazards.SUBJECTS.values())
+        return 0
+    if explain is not None:
+        renderer.explanation(_hazard(explain))
+        return 0
+    chosen = _hazards(only)
+    subjects = _subjects(pools or DEFAULT_POOLS)
+    for path in filter(None, (json_file, markdown_file)):
+        files.check_writable(path)
+
+    report: Report | None = None
+    exit_code: int | None = None
+    started = time.monotonic()
+    try:
+        with _resources(interrupts) as resources:
+            target = _target(url, resources, renderer, interrupts)
+            report = Report(Settings.of(target, chosen, subjects, timeout=timeout, jobs=jobs), chosen)
+            renderer.settings(report.settings)
+            with renderer.progress(len(chosen) * len(subjects)) as display:
+                for verdict in carry_out(chosen, subjects, target, timeout=timeout, jobs=jobs):
+                    report.verdicts.append(verdict)
+                    display.advance(verdict)
+    except Interrupted as interrupted:
+        if report is None:
+            raise
+        report.interrupted = True
+        renderer.notice(str(interrupted))
+        exit_code = interrupted.exit_code
+    report.seconds = time.monotonic() - started
+
+    # The files come first: whoever reads them does not care whether somebody still reads stdout.
+    if json_file:
+        files.write(json_file, report.as_json())
+    if markdown_file:
+        files.write(markdown_file, report.as_markdown())
+    renderer.report(report)
+    if exit_code is None and not report.is_proven:
+        message = f"Nothing was tested: every row was skipped for {subjects[0].name}."
+        raise Failure(message)
+    return exit_code if exit_code is not None else int(not report.is_safe)
+
+
+def _hazard(name: str) -> Hazard:
+    try:
+        return hazards.hazard(name)
+    except hazards.UnknownHazard as error:
+        raise Failure(str(error)) from error
+
+
+def _hazards(only: tuple[str, ...]) -> tuple[Hazard, ...]:
+    """Return the hazards to run, in the order of the catalogue and each of them once."""
+    names = {name.strip() for names in only for name in names.split(",") if name.strip()}
+    wanted = {_hazard(name).name for name in sorted(names)} or set(hazards.CATALOGUE)
+    return tuple(hazard for name, hazard in hazards.CATALOGUE.items() if name in wanted)
+
+
+def _subjects(names: tuple[str, ...]) -> tuple[Subject, ...]:
+    """Return the pools to test, in the order in which they were asked for and each of them once."""
+    if any(":" in name for name in names) and os.getcwd() not in sys.path:
+        # A console script has its own directory there; people expect the one in which they stand, as with python -m.
+        sys.path.insert(0, os.getcwd())
+    try:
+        return tuple({name: hazards.subject(name) for name in names}.values())
+    except hazards.UnknownSubject as error:
+        raise Failure(str(error)) from error
+
+
+def _target(url: str | None, resources: ExitStack, renderer: Renderer, interrupts: Interrupts) -> Target:
+    """Connect to the database at `url`, or start one, and have `resources` remove what was made for the audit."""
+    try:
+        if url is None:
+            renderer.notice("No URL: starting a throw-away PostgreSQL in a temporary folder ...")
+            with interrupts.shield():  # Cut in two, a start leaves a server behind.
+                url = resources.enter_context(embedded.postgresql())
+        return resources.enter_context(hazards.check_target(url))
+    except hazards.TargetError as error:
+        raise Failure(str(error)) from error
+
+
+@contextmanager
+def _resources(interrupts: Interrupts) -> Iterator[ExitStack]:
+    """Yield a stack whose unwinding no signal can cut short."""
+    resources = ExitStack()
+    try:
+        yield resources
+    finally:
+        with interrupts.shield():
+            resources.close()

@@ -1,0 +1,190 @@
+"""The one place that prints: results to stdout, progress and complaints to stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.syntax import Syntax
+from rich.table import Table
+from rich.text import Text
+
+from pidpool.cli.redaction import hidden
+from pidpool.cli.report import WORDS, is_finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pidpool.cli.report import Report, Settings
+    from pidpool.hazards import Hazard, Subject, Verdict
+
+_STYLES = {"safe": "green", "lost": "bold red", "hang": "bold magenta", "error": "bold yellow"}
+_PROSE_WIDTH = 88
+_UNLIMITED_WIDTH = 10_000
+
+
+class Renderer:
+    """Writes for the reader that is there: colours and a bar for a terminal, whole plain lines for a pipe."""
+
+    def __init__(self) -> None:
+        self._results = _console(sys.stdout)
+        self._notices = _console(sys.stderr)
+
+    def error(self, message: str, hint: str = "") -> None:
+        """Say why the command ends here."""
+        self._notices.print(Text.assemble(("pidpool: ", "bold red"), hidden(message)), soft_wrap=True)
+        if hint:
+            self.notice(hint)
+
+    def notice(self, message: str) -> None:
+        """Say what goes on, beside the results."""
+        self._notices.print(Text(hidden(message)), soft_wrap=True)
+
+    def catalogue(self, hazards: Iterable[Hazard], subjects: Iterable[Subject]) -> None:
+        """List what can be asked for by name."""
+        table = self._table("hazard", "the child ...")
+        for hazard in hazards:
+            table.add_row(hazard.name, hazard.title)
+        self._results.print(table)
+        pools = self._table("pool", "what it is")
+        for subject in subjects:
+            pools.add_row(subject.name, subject.title)
+        pools.add_row("module:Class", "a pool class of yours")
+        pools.add_row("module:function", "a function of yours that takes a URL and returns an Engine")
+        self._results.print(pools)
+
+    def explanation(self, hazard: Hazard) -> None:
+        """Tell a hazard's story: what happens, what to do, and the code that provokes it."""
+        self._prose(Text.assemble((hazard.name, "bold"), f": the child {hazard.title}"))
+        self._prose(Text(hazard.story))
+        self._prose(Text.assemble(("The parent must ", "bold"), hazard.promise, "."))
+        self._prose(Text.assemble(("What to do: ", "bold"), hazard.advice))
+        self._prose(Text("The code that provokes it:", "bold"))
+        source = hazard.source.rstrip()
+        if self._results.color_system:
+            self._results.print(Syntax(source, "python", background_color="default", word_wrap=True))
+        else:
+            self._results.print(Text(source), soft_wrap=True)
+
+    def settings(self, settings: Settings) -> None:
+        """Show what is about to be tested, before it takes its time."""
+        versions = settings.versions
+        load = "" if settings.load is None else f", load {settings.load}"
+        lines = {
+            "target": settings.target,
+            "server": settings.server,
+            "driver": f"{settings.driver} {versions['driver']}",
+            "pools": ", ".join(settings.pools),
+            "hazards": f"{len(settings.hazards)}, each with a limit of {settings.timeout:g} s, {settings.jobs} at a time",
+            "versions": f"pidpool {versions['pidpool']}, SQLAlchemy {versions['sqlalchemy']}, "
+            f"Python {versions['python']}, {versions['kernel']}",
+            "machine": f"{settings.cores} cores{load}",
+        }
+        for name, value in lines.items():
+            self._results.print(Text.assemble((f"{name:<9}", "dim"), value), soft_wrap=True)
+
+    def progress(self, total: int) -> ProgressDisplay:
+        """Return a display of how far `total` scenarios have come: a bar on a terminal, else a line for each."""
+        return _Bar(self._notices, total) if _is_interactive(self._notices) else _Lines(self._notices, total)
+
+    def report(self, report: Report) -> None:
+        """Show the matrix, a sentence for each pool, and a line for each loss."""
+        names = [pool if self._results.width == _UNLIMITED_WIDTH else _broken(pool) for pool in report.settings.pools]
+        table = self._table("hazard", "the child ...", *names)
+        for hazard, cells in report.rows():
+            table.add_row(hazard.name, hazard.title, *(_word(cell) for cell in cells))
+        self._results.print(table)
+        for sentence in report.summary():
+            self._results.print(Text(sentence, "bold"), soft_wrap=True)
+        for lines in (report.findings(), report.skipped()):
+            if lines:
+                self._results.print()
+            for line in lines:
+                self._results.print(Text(line), soft_wrap=True)
+
+    def _prose(self, text: Text) -> None:
+        self._results.print(text, width=min(self._results.width, _PROSE_WIDTH))
+        self._results.print()
+
+    def _table(self, first: str, second: str, *others: str) -> Table:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column(first, no_wrap=True)
+        table.add_column(second, overflow="fold")
+        for heading in others:
+            table.add_column(heading, overflow="fold")
+        return table
+
+
+class _Bar:
+    """A progress bar; it disappears when the results come."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+        self._progress = Progress(*columns, console=console, transient=True)
+        self._task = self._progress.add_task("", total=total)
+        self._findings = 0
+
+    def __enter__(self) -> None:
+        self._progress.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def advance(self, verdict: Verdict) -> None:
+        self._findings += is_finding(verdict)
+        description = f"{verdict.hazard}, {verdict.subject}; findings: {self._findings}"
+        self._progress.update(self._task, advance=1, description=description)
+
+
+class _Lines:
+    """A line for each scenario, which a log can hold."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        self._console = console
+        self._total = total
+        self._done = 0
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def advance(self, verdict: Verdict) -> None:
+        self._done += 1
+        place = f"[{self._done}/{self._total}]"
+        line = f"{place} {verdict.hazard}, {verdict.subject}: {WORDS[verdict.outcome]} ({verdict.seconds:.1f} s)"
+        self._console.print(Text(line), soft_wrap=True)
+
+
+ProgressDisplay = _Bar | _Lines
+
+
+def _console(stream: TextIO) -> Console:
+    """Return a console that adds no escape sequence unless somebody is there to see it.
+
+    NO_COLOR turns off bold and dim as well: whoever sets it wants text, and rich would leave those in.
+    """
+    colors = None if os.environ.get("NO_COLOR") else "auto"
+    console = Console(file=stream, color_system=colors, highlight=False, markup=False, emoji=False)
+    if not stream.isatty() or console.is_dumb_terminal:
+        console.width = _UNLIMITED_WIDTH  # No table is cut or folded for a reader without columns.
+    return console
+
+
+def _is_interactive(console: Console) -> bool:
+    return console.is_terminal and not console.is_dumb_terminal
+
+
+def _word(verdict: Verdict | None) -> Text:
+    outcome = verdict.outcome if verdict else None
+    return Text(WORDS[outcome], _STYLES.get(outcome or "", "dim"))
+
+
+def _broken(pool: str) -> str:
+    """Return the pool's name in several lines: it heads a column of short words."""
+    return pool.replace("+", "\n+").replace(":", ":\n")

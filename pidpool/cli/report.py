@@ -1,0 +1,223 @@
+"""What an audit found, as data: the matrix, the findings, and the two files that are made of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import make_url
+
+import pidpool
+from pidpool.cli.redaction import hidden
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pidpool.hazards import Hazard, Subject, Target, Verdict
+
+SCHEMA = "pidpool-audit/1"
+"""Name and version of the JSON layout; the number rises when a reader of the old layout would misread the new one."""
+
+WORDS = {"safe": "safe", "lost": "LOST", "hang": "HANG", "error": "error", "skipped": "skipped", None: "not run"}
+"""How an outcome reads in the matrix, without any colour."""
+
+_SERVERS = {"postgresql": "PostgreSQL", "mysql": "MySQL", "mariadb": "MariaDB"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Under which circumstances the verdicts were reached."""
+
+    target: str
+    """The URL, its password hidden."""
+    backend: str
+    driver: str
+    pools: tuple[str, ...]
+    hazards: tuple[str, ...]
+    timeout: float
+    """Seconds that one scenario may take."""
+    jobs: int
+    """Scenarios that run at a time."""
+    cores: int
+    load: float | None
+    """The machine's load in the last minute: a scenario that hangs for want of a processor is noise."""
+    versions: dict[str, str]
+
+    @classmethod
+    def of(
+        cls, target: Target, hazards: Sequence[Hazard], subjects: Sequence[Subject], *, timeout: float, jobs: int
+    ) -> Settings:
+        """Note down everything that somebody would ask about a surprising verdict."""
+        return cls(
+            target=hidden(target.safe_url),
+            backend=target.backend,
+            driver=target.driver,
+            pools=tuple(subject.name for subject in subjects),
+            hazards=tuple(hazard.name for hazard in hazards),
+            timeout=timeout,
+            jobs=jobs,
+            cores=os.cpu_count() or 1,
+            load=round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
+            versions={
+                "pidpool": pidpool.__version__,
+                "sqlalchemy": version("sqlalchemy"),
+                "driver": _driver_version(target.url),
+                "server": target.server_version,
+                "python": platform.python_version(),
+                "kernel": f"{platform.system()} {platform.release()}",
+            },
+        )
+
+    @property
+    def server(self) -> str:
+        """The server's name and version, such as "PostgreSQL 18.1"."""
+        # A server may introduce itself by name: MariaDB does, in answer to a driver for MySQL.
+        stated = self.versions["server"]
+        name = _SERVERS.get(self.backend, self.backend)
+        return stated if not stated[:1].isdigit() or "mariadb" in stated.lower() else f"{name} {stated}"
+
+
+@dataclass
+class Report:
+    """The verdicts so far, in the order in which they arrived."""
+
+    settings: Settings
+    hazards: tuple[Hazard, ...]
+    verdicts: list[Verdict] = field(default_factory=list)
+    interrupted: bool = False
+    seconds: float = 0.0
+    """How long the whole run took."""
+
+    def rows(self) -> Iterator[tuple[Hazard, list[Verdict | None]]]:
+        """Yield the matrix row by row, with one cell a pool; None stands for a scenario that did not run."""
+        cells = {(verdict.hazard, verdict.subject): verdict for verdict in self.verdicts}
+        for hazard in self.hazards:
+            yield hazard, [cells.get((hazard.name, pool)) for pool in self.settings.pools]
+
+    def column(self, pool: str) -> list[Verdict]:
+        """Return the verdicts on `pool`, in the order of the matrix."""
+        place = self.settings.pools.index(pool)
+        return [cell for _, cells in self.rows() if (cell := cells[place])]
+
+    def findings(self) -> list[str]:
+        """Return one line for every scenario that did not end well: which one, with which pool, and what was lost."""
+        return [
+            f"{verdict.hazard}, {verdict.subject}: {hidden(verdict.detail) or 'no detail'}"
+            for verdict in self._in_order()
+            if is_finding(verdict)
+        ]
+
+    def skipped(self) -> list[str]:
+        """Return one line for every reason to skip a row, with the pools that it holds for."""
+        pools: dict[tuple[str, str], list[str]] = {}
+        for verdict in self._in_order():
+            if verdict.outcome == "skipped":
+                pools.setdefault((verdict.hazard, hidden(verdict.detail)), []).append(verdict.subject)
+        return [f"{hazard}, {' and '.join(names)}: skipped, {why}" for (hazard, why), names in pools.items()]
+
+    def summary(self) -> list[str]:
+        """Return a sentence for each pool."""
+        sentences = [self._verdict_on(pool) for pool in self.settings.pools]
+        if self.interrupted:
+            total = len(self.settings.hazards) * len(self.settings.pools)
+            sentences.append(f"Interrupted: {len(self.verdicts)} of {total} scenarios ran to their end.")
+        return sentences
+
+    def _verdict_on(self, pool: str) -> str:
+        verdicts = self.column(pool)
+        tested = [verdict for verdict in verdicts if verdict.outcome != "skipped"]
+        skipped = len(verdicts) - len(tested)
+        aside = f", {skipped} skipped" if skipped else ""
+        if not tested:
+            return f"{pool}: nothing was tested{aside}."
+        lost = [verdict.hazard for verdict in tested if is_finding(verdict)]
+        if lost:
+            return f"{pool}: not safe in {len(lost)} of {len(tested)} rows{aside}."
+        return f"{pool}: safe in {len(tested)} of {len(tested)} rows{aside}."
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether the first pool went through one scenario at least; a pool that skipped all of them proved nothing."""
+        return any(verdict.outcome != "skipped" for verdict in self.column(self.settings.pools[0]))
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether the first pool came through every scenario that could be run."""
+        return not any(is_finding(verdict) for verdict in self.column(self.settings.pools[0]))
+
+    def as_json(self) -> str:
+        """Return everything, for programs."""
+        content: dict[str, Any] = {
+            "schema": SCHEMA,
+            "interrupted": self.interrupted,
+            "safe": self.is_safe and self.is_proven and not self.interrupted,
+            "seconds": round(self.seconds, 3),
+            "settings": asdict(self.settings),
+            "hazards": {hazard.name: {"title": hazard.title, "promise": hazard.promise} for hazard in self.hazards},
+            "verdicts": [
+                {
+                    "hazard": verdict.hazard,
+                    "pool": verdict.subject,
+                    "outcome": verdict.outcome,
+                    "detail": hidden(verdict.detail),
+                    "seconds": round(verdict.seconds, 3),
+                }
+                for verdict in self._in_order()
+            ],
+        }
+        # The versions are a chapter of their own, not one setting among others.
+        content["versions"] = content["settings"].pop("versions")
+        return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+    def as_markdown(self) -> str:
+        """Return the matrix and what stands behind it; the table holds nothing that differs from run to run."""
+        pools = self.settings.pools
+        lines = [
+            _markdown_row(["hazard", "the child ...", *pools]),
+            _markdown_row(["---", "---", *("---" for _ in pools)]),
+        ]
+        for hazard, cells in self.rows():
+            words = [WORDS[cell.outcome if cell else None] for cell in cells]
+            # Emphasis as well as capitals: losses are what a reader looks for.
+            marked = [f"**{word}**" if word.isupper() else word for word in words]
+            lines.append(_markdown_row([f"`{hazard.name}`", hazard.title, *marked]))
+        versions = self.settings.versions
+        lines += [
+            "",
+            f"pidpool {versions['pidpool']}, SQLAlchemy {versions['sqlalchemy']}, {self.settings.server}, "
+            f"{self.settings.driver} {versions['driver']}, Python {versions['python']}, {versions['kernel']}.",
+            "",
+            *_markdown_list(self.summary()),
+        ]
+        if self.findings():
+            lines += ["", "What was lost:", "", *_markdown_list(self.findings())]
+        if self.skipped():
+            lines += ["", "What was skipped:", "", *_markdown_list(self.skipped())]
+        return "\n".join(lines) + "\n"
+
+    def _in_order(self) -> Iterator[Verdict]:
+        """Yield the verdicts as the matrix has them, whichever of them was ready first."""
+        return (cell for _, cells in self.rows() for cell in cells if cell)
+
+
+def is_finding(verdict: Verdict) -> bool:
+    """Return whether `verdict` speaks against the pool; an error does, since nobody knows what it hides."""
+    return verdict.outcome not in {"safe", "skipped"}
+
+
+def _driver_version(url: str) -> str:
+    """Return what the driver says of itself, by the module that SQLAlchemy uses for this URL."""
+    stated = getattr(make_url(url).get_dialect().import_dbapi(), "__version__", "unknown")
+    return str(stated).partition(" ")[0]  # psycopg2 appends its build options.
+
+
+def _markdown_row(cells: list[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _markdown_list(lines: list[str]) -> list[str]:
+    return [f"- {line}" for line in lines]
