@@ -1,0 +1,10 @@
+"""Real database servers for the tests: private, on free loopback ports, in temporary folders, with TLS."""
+
+from __future__ import annotations
+
+from tests.servers.address import DRIVERS, TLS_DRIVERS, Address
+from tests.servers.mariadb import MariaDB
+from tests.servers.postgresql import PostgreSQL
+from tests.servers.process import PrivateServer, ServerError
+
+__all__ = ["DRIVERS", "TLS_DRIVERS", "Address", "MariaDB", "PostgreSQL", "PrivateServer", "ServerError"]
