@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from tests.servers import DRIVERS, TLS_DRIVERS, Address, MariaDB, PostgreSQL
+from tests.servers import DRIVERS, Address, MariaDB, PostgreSQL
 from tests.servers.keeper import Keeper
 from tests.servers.mariadb import run_mariadb
 from tests.servers.postgresql import run_postgresql
@@ -137,13 +137,13 @@ def address_for(driver: str, request: pytest.FixtureRequest) -> Address:
 
 @pytest.fixture(params=DRIVERS)
 def database_url(request: pytest.FixtureRequest) -> str:
-    """A plain URL; the test runs once with each driver."""
+    """A URL; the test runs once with each driver. Plain, but for pg8000: see `Address.url`."""
     return address_for(request.param, request).url(request.param)
 
 
-@pytest.fixture(params=TLS_DRIVERS)
+@pytest.fixture(params=DRIVERS)
 def tls_url(request: pytest.FixtureRequest) -> str:
-    """A URL that insists on TLS; the test runs once with each driver that a URL can tell so."""
+    """A URL whose connections are over TLS; the test runs once with each driver."""
     address = address_for(request.param, request)
     if address.certificate is None:
         pytest.skip("this server has no TLS: the PostgreSQL of the `embedded` extra is built without it")

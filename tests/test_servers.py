@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -14,6 +13,9 @@ import pytest
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
+
+from tests.conftest import address_for
+from tests.servers import DRIVERS
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -33,20 +35,21 @@ def encrypted(connection: Connection) -> bool:
     return bool(row[1])
 
 
-def test_every_driver_connects_plainly_to_a_database_of_this_worker(database_url: str) -> None:
-    with create_engine(database_url, poolclass=NullPool).connect() as connection:
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_every_driver_connects_plainly(driver: str, request: pytest.FixtureRequest) -> None:
+    address = address_for(driver, request)
+    engine = create_engine(address.url(driver), connect_args=address.connect_args(driver), poolclass=NullPool)
+    with engine.connect() as connection:
         assert not encrypted(connection)
-        assert make_url(database_url).database in ("pidpool_test_master", f"pidpool_test_{worker()}")
+
+
+def test_each_worker_has_a_database_of_its_own(database_url: str, worker_id: str) -> None:
+    assert make_url(database_url).database == f"pidpool_test_{worker_id}"
 
 
 def test_tls_is_really_on(tls_url: str) -> None:
     with create_engine(tls_url, poolclass=NullPool).connect() as connection:
         assert encrypted(connection)
-
-
-def test_pg8000_has_no_tls_url(postgresql: Address) -> None:
-    with pytest.raises(ValueError, match="no SQLAlchemy URL can ask pg8000 for TLS"):
-        postgresql.url("pg8000", tls=True)
 
 
 def test_a_wrong_password_is_refused(database_url: str) -> None:
@@ -122,11 +125,6 @@ def test_no_server_and_no_folder_outlives_an_interrupted_run(how: signal.Signals
     while Path(folder).exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not Path(folder).exists()
-
-
-def worker() -> str:
-    """Return xdist's name of this process."""
-    return os.environ.get("PYTEST_XDIST_WORKER", "master")
 
 
 def ends(pid: int, seconds: float = 10) -> bool:

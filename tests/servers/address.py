@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy.engine import URL, make_url
 
@@ -26,10 +26,8 @@ POSTGRESQL_DRIVERS = tuple(_DIALECTS["postgresql"])
 MYSQL_DRIVERS = tuple(_DIALECTS["mysql"])
 DRIVERS = POSTGRESQL_DRIVERS + MYSQL_DRIVERS
 
-# pg8000 takes its TLS context as a Python object only: no URL can ask for it.
-TLS_DRIVERS = ("psycopg", "psycopg2", "pymysql", "mysqlclient")
-
-# Said explicitly, because libpq and PyMySQL turn TLS on by themselves where the server offers it.
+# Said explicitly, because libpq, PyMySQL and pg8000 turn TLS on by themselves where the server offers it. No
+# URL keeps pg8000 from it: see `connect_args`.
 _PLAIN = {
     "psycopg": {"sslmode": "disable"},
     "psycopg2": {"sslmode": "disable"},
@@ -75,7 +73,11 @@ class Address:
         return replace(self, database=database)
 
     def url(self, driver: str, *, tls: bool = False) -> str:
-        """Return the SQLAlchemy URL, password included, that connects by `driver`; plain unless `tls`."""
+        """Return the SQLAlchemy URL, password included, that connects by `driver`.
+
+        It insists on TLS with `tls` and is plain without, but for pg8000, which takes what the server
+        offers: give `create_engine` the `connect_args` below as well to have that plain.
+        """
         return URL.create(
             _DIALECTS[self.backend][driver],
             username=self.user,
@@ -86,11 +88,15 @@ class Address:
             query=self._tls_query(driver) if tls else _PLAIN[driver],
         ).render_as_string(hide_password=False)
 
+    def connect_args(self, driver: str, *, tls: bool = False) -> dict[str, Any]:
+        """Return what no URL can say: for pg8000, that the connection is to be plain."""
+        return {"ssl_context": False} if driver == "pg8000" and not tls else {}
+
     def _tls_query(self, driver: str) -> dict[str, str]:
-        if driver not in TLS_DRIVERS:
-            raise ValueError(f"no SQLAlchemy URL can ask {driver} for TLS; it works with {TLS_DRIVERS}")
         if self.certificate is None:
             raise ValueError(f"the {self.backend} server at {self.host}:{self.port} has no TLS")
+        if driver == "pg8000":
+            return {}
         if self.backend == "postgresql":
             return {"sslmode": "verify-ca", "sslrootcert": str(self.certificate)}
         return {"ssl_ca": str(self.certificate)}
