@@ -1,6 +1,6 @@
 """The command line: ``pidpool`` and ``python -m pidpool``.
 
-Parsing and calling stand in the modules named after their command, every word that a user reads comes out of `render`.
+Parsing and calling stand in the modules named after their command; what a user reads comes out of `render`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ _EXTRA = frozenset({"click", "rich"})
 def main() -> None:
     """Run the command line and leave the process with its exit code.
 
-    The extra ``cli`` is imported here and not above: without it the user gets one sentence that says what to install
-    instead of a traceback.
+    The extra ``cli`` is imported here and not above: without it the user gets one sentence that says what to
+    install instead of a traceback.
     """
     try:
         from pidpool.cli.application import run

@@ -6,7 +6,7 @@ import click
 
 import pidpool
 from pidpool.cli.audit import audit
-from pidpool.cli.failure import Failure
+from pidpool.cli.errors import CommandError
 from pidpool.cli.interrupts import Interrupted, Interrupts
 from pidpool.cli.render import Renderer
 
@@ -25,14 +25,15 @@ application.add_command(audit)
 def run() -> int:
     """Parse the arguments of this process, do what they ask, and return its exit code.
 
-    Click is kept from reporting errors itself: it quotes the arguments that it does not understand, and one of them may
-    be a URL with a password in it.  The renderer hides those.
+    Click is kept from reporting errors itself: it quotes the arguments that it does not understand, and one
+    of them may be a URL with a password in it. The renderer hides those.
     """
     renderer = Renderer()
     with Interrupts() as interrupts:
         try:
             # A command returns its exit code; --help and --version return click's own, which is 0.
-            return int(application.main(prog_name="pidpool", standalone_mode=False, obj=(renderer, interrupts)) or 0)
+            terminal = (renderer, interrupts)
+            return int(application.main(prog_name="pidpool", standalone_mode=False, obj=terminal) or 0)
         except click.UsageError as error:
             hint = f"Try '{error.ctx.command_path} --help' for help." if error.ctx else ""
             renderer.error(error.format_message(), hint)
@@ -40,9 +41,9 @@ def run() -> int:
         except click.ClickException as error:
             renderer.error(error.format_message())
             return error.exit_code
-        except Failure as failure:
-            renderer.error(str(failure))
-            return failure.exit_code
+        except CommandError as error:
+            renderer.error(str(error))
+            return error.exit_code
         except Interrupted as interrupted:
             renderer.notice(str(interrupted))
             return interrupted.exit_code

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from contextlib import ExitStack, contextmanager
@@ -14,7 +13,7 @@ import click
 from pidpool import hazards
 from pidpool.cli import files
 from pidpool.cli.campaign import carry_out
-from pidpool.cli.failure import Failure
+from pidpool.cli.errors import CommandError
 from pidpool.cli.interrupts import Interrupted
 from pidpool.cli.report import Report, Settings
 from pidpool.hazards import embedded
@@ -38,15 +37,26 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     "pools",
     multiple=True,
     metavar="NAME",
-    help="A pool to test; repeat it for more. One of --list, or module:Class for a pool class of yours, or module:function "
-    "for a function of yours that takes a URL and returns an Engine. The exit code judges the first one.  "
-    f"[default: {', '.join(DEFAULT_POOLS)}]",
+    help="A pool to test; repeat it for more. One of --list, or module:Class for a pool class of yours, or "
+    "module:function for a function of yours that takes a URL and returns an Engine. The exit code judges "
+    f"the first one.  [default: {', '.join(DEFAULT_POOLS)}]",
 )
-@click.option("--only", multiple=True, metavar="HAZARD", help="Run these hazards alone; repeatable, or separated by commas.")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="HAZARD",
+    help="Run these hazards alone; repeatable, or separated by commas.",
+)
 @click.option("--list", "listing", is_flag=True, help="List the hazards and the pools, and end.")
-@click.option("--explain", metavar="HAZARD", help="Tell a hazard's story, what to do, and the code that provokes it; and end.")
+@click.option(
+    "--explain",
+    metavar="HAZARD",
+    help="Tell a hazard's story, what to do, and the code that provokes it; and end.",
+)
 @click.option("--json", "json_file", type=_FILE, metavar="FILE", help="Write the results for programs.")
-@click.option("--markdown", "markdown_file", type=_FILE, metavar="FILE", help="Write the matrix for a README.")
+@click.option(
+    "--markdown", "markdown_file", type=_FILE, metavar="FILE", help="Write the matrix for a README."
+)
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
@@ -55,7 +65,14 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     metavar="SECONDS",
     help="How long one scenario may take before it counts as hanging.",
 )
-@click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, metavar="N", help="Scenarios at a time.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    metavar="N",
+    help="Scenarios at a time.",
+)
 @click.pass_obj
 def audit(  # noqa: PLR0913  (one parameter for each option: that is how click calls)
     terminal: tuple[Renderer, Interrupts],
@@ -72,11 +89,12 @@ def audit(  # noqa: PLR0913  (one parameter for each option: that is how click c
 ) -> int:
     """Fork in every way that is known to break a connection pool, and ask the server what was lost.
 
-    URL is an SQLAlchemy URL, such as postgresql+psycopg://user:password@host/database. Without one a throw-away
-    PostgreSQL is started, and removed afterwards. PIDPOOL_AUDIT_URL in the environment serves as well, and keeps the
-    password out of the list of processes. The audit works in a schema or in tables of its own, and removes them.
+    URL is an SQLAlchemy URL, such as postgresql+psycopg://user:password@host/database. Without one a
+    throw-away PostgreSQL is started, and removed afterwards. PIDPOOL_AUDIT_URL in the environment serves as well, and
+    keeps the password out of the list of processes. The audit works in a schema or tables of its own, and
+    removes them.
 
-    Exit code: 0 if the first pool is safe throughout, 1 if it is not, 2 if the audit could not be carried out.
+    Exit code: 0 if the first pool is safe throughout, 1 if not, 2 if the audit could not be carried out.
     """
     renderer, interrupts = terminal
     if listing:
@@ -118,7 +136,7 @@ def audit(  # noqa: PLR0913  (one parameter for each option: that is how click c
     renderer.report(report)
     if exit_code is None and not report.is_proven:
         message = f"Nothing was tested: every row was skipped for {subjects[0].name}."
-        raise Failure(message)
+        raise CommandError(message)
     return exit_code if exit_code is not None else int(not report.is_safe)
 
 
@@ -126,7 +144,7 @@ def _hazard(name: str) -> Hazard:
     try:
         return hazards.hazard(name)
     except hazards.UnknownHazard as error:
-        raise Failure(str(error)) from error
+        raise CommandError(str(error)) from error
 
 
 def _hazards(only: tuple[str, ...]) -> tuple[Hazard, ...]:
@@ -138,17 +156,17 @@ def _hazards(only: tuple[str, ...]) -> tuple[Hazard, ...]:
 
 def _subjects(names: tuple[str, ...]) -> tuple[Subject, ...]:
     """Return the pools to test, in the order in which they were asked for and each of them once."""
-    if any(":" in name for name in names) and os.getcwd() not in sys.path:
-        # A console script has its own directory there; people expect the one in which they stand, as with python -m.
-        sys.path.insert(0, os.getcwd())
+    if any(":" in name for name in names) and (here := str(Path.cwd())) not in sys.path:
+        # A console script has its own directory there; people expect theirs, as with python -m.
+        sys.path.insert(0, here)
     try:
         return tuple({name: hazards.subject(name) for name in names}.values())
     except hazards.UnknownSubject as error:
-        raise Failure(str(error)) from error
+        raise CommandError(str(error)) from error
 
 
 def _target(url: str | None, resources: ExitStack, renderer: Renderer, interrupts: Interrupts) -> Target:
-    """Connect to the database at `url`, or start one, and have `resources` remove what was made for the audit."""
+    """Connect to the database at `url`, or start one; `resources` removes what was made for the audit."""
     try:
         if url is None:
             renderer.notice("No URL: starting a throw-away PostgreSQL in a temporary folder ...")
@@ -156,7 +174,7 @@ def _target(url: str | None, resources: ExitStack, renderer: Renderer, interrupt
                 url = resources.enter_context(embedded.postgresql())
         return resources.enter_context(hazards.check_target(url))
     except hazards.TargetError as error:
-        raise Failure(str(error)) from error
+        raise CommandError(str(error)) from error
 
 
 @contextmanager

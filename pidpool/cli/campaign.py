@@ -16,4 +16,18 @@ if TYPE_CHECKING:
 def carry_out(
     hazards: Sequence[Hazard], subjects: Sequence[Subject], target: Target, *, timeout: float, jobs: int
 ) -> Iterator[Verdict]:
-    """Yield the verdict on each combination as soon as it is there."""
+    """Yield the verdict on each combination as soon as it is there.
+
+    Closing the generator stops the scenarios that still run.
+    """
+    executor = ThreadPoolExecutor(jobs)
+    try:
+        scenarios = [
+            executor.submit(run, hazard, subject, target, timeout=timeout)
+            for hazard in hazards
+            for subject in subjects
+        ]
+        for scenario in as_completed(scenarios):
+            yield scenario.result()
+    finally:
+        executor.shutdown(cancel_futures=True)

@@ -7,11 +7,11 @@ import os
 import tempfile
 from pathlib import Path
 
-from pidpool.cli.failure import Failure
+from pidpool.cli.errors import CommandError
 
 
 def check_writable(path: Path) -> None:
-    """Raise `Failure` unless `write` could write `path` now; asked before a long run rather than after it."""
+    """Raise `CommandError` unless `write` could write `path` now: better known before a long run than after."""
     destination = path.resolve()
     try:
         if destination.is_dir():
@@ -25,7 +25,7 @@ def check_writable(path: Path) -> None:
                 pass
     except OSError as error:
         message = f"{path} cannot be written: {error.strerror or error}. Name a file in a directory of yours."
-        raise Failure(message) from error
+        raise CommandError(message) from error
 
 
 def write(path: Path, text: str) -> None:
@@ -38,7 +38,7 @@ def write(path: Path, text: str) -> None:
         descriptor, name = tempfile.mkstemp(dir=destination.parent, prefix=f".{destination.name}.")
         temporary = Path(name)
         try:
-            with open(descriptor, "w", encoding="utf-8") as stream:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
                 stream.write(text)
             temporary.chmod(_mode_of(destination))
             temporary.replace(destination)
@@ -48,16 +48,16 @@ def write(path: Path, text: str) -> None:
             raise
     except OSError as error:
         message = f"{path} cannot be written: {error.strerror or error}."
-        raise Failure(message) from error
+        raise CommandError(message) from error
 
 
 def _is_replaceable(destination: Path) -> bool:
-    """Return whether a rename may take the place of `destination`; not so for a pipe or a device such as /dev/stdout."""
+    """Return whether a rename may take the place of `destination`: not that of a pipe or of /dev/stdout."""
     return destination.is_file() or not destination.exists()
 
 
 def _mode_of(destination: Path) -> int:
-    """Return the permissions that an ordinary write would have left: mkstemp's own are for the owner alone."""
+    """Return the permissions that an ordinary write leaves: those of mkstemp are for the owner alone."""
     with contextlib.suppress(FileNotFoundError):
         return destination.stat().st_mode & 0o7777
     umask = os.umask(0)  # The only way to read it is to set it.

@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM end a run in order: what it started is stopped, what it made is removed, what it has is shown."""
+"""Ctrl-C and SIGTERM end a run in order.
+
+What it started is stopped, what it made is removed, and what it has found is shown.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +28,13 @@ class Interrupted(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(f"interrupted by {signal.Signals(number).name}")
         self.exit_code = 128 + number
-        """What a shell reports for a process that this signal ended: 130 for Ctrl-C, 143 for SIGTERM."""
+        """What a shell reports for a process ended by this signal: 130 for Ctrl-C, 143 for SIGTERM."""
 
 
 class Interrupts:
-    """Turns the first signal into `Interrupted` and ignores the ones after it, which would cut the tidying short.
+    """Turns the first signal into `Interrupted`; ignores those after it, which would cut the tidying short.
 
-    Only the main thread may install signal handlers, and only there they run, so the two fields need no lock.
+    Only the main thread may install signal handlers, and they run in no other: the fields need no lock.
     """
 
     def __init__(self) -> None:
@@ -56,7 +59,7 @@ class Interrupts:
 
     @contextlib.contextmanager
     def shield(self) -> Iterator[None]:
-        """Let a step run to its end that would leave something behind if it were cut in two; then interrupt."""
+        """Let a step end that would leave something behind if it were cut in two; interrupt after it."""
         before = self.received
         self._shielded = True
         try:

@@ -13,7 +13,7 @@ _IN_QUERY = re.compile(r"\b(password|passwd|sslpassword)=[^&\s'\"]*", re.IGNOREC
 def hidden(text: str) -> str:
     """Return `text` with the password of every URL in it replaced by ``***``.
 
-    A safety net: our own messages are made of URLs whose password is hidden already, but those of others (a driver, the
-    argument parser) may quote what the user typed.
+    A safety net: our own messages are made of URLs whose password is hidden already, but those of others (a
+    driver, the argument parser) may quote what the user typed.
     """
     return _IN_QUERY.sub(r"\1=***", _IN_AUTHORITY.sub(r"\1:***@", text))

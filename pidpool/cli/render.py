@@ -79,7 +79,7 @@ class Renderer:
             "server": settings.server,
             "driver": f"{settings.driver} {versions['driver']}",
             "pools": ", ".join(settings.pools),
-            "hazards": f"{len(settings.hazards)}, each with a limit of {settings.timeout:g} s, {settings.jobs} at a time",
+            "hazards": f"{len(settings.hazards)}, at most {settings.timeout:g} s each, {settings.jobs} at once",
             "versions": f"pidpool {versions['pidpool']}, SQLAlchemy {versions['sqlalchemy']}, "
             f"Python {versions['python']}, {versions['kernel']}",
             "machine": f"{settings.cores} cores{load}",
@@ -88,13 +88,15 @@ class Renderer:
             self._results.print(Text.assemble((f"{name:<9}", "dim"), value), soft_wrap=True)
 
     def progress(self, total: int) -> ProgressDisplay:
-        """Return a display of how far `total` scenarios have come: a bar on a terminal, else a line for each."""
-        return _Bar(self._notices, total) if _is_interactive(self._notices) else _Lines(self._notices, total)
+        """Return a display of how far `total` scenarios have come: a bar for a terminal, lines for a log."""
+        kind = _Bar if _is_interactive(self._notices) else _Lines
+        return kind(self._notices, total)
 
     def report(self, report: Report) -> None:
         """Show the matrix, a sentence for each pool, and a line for each loss."""
-        names = [pool if self._results.width == _UNLIMITED_WIDTH else _broken(pool) for pool in report.settings.pools]
-        table = self._table("hazard", "the child ...", *names)
+        pools = report.settings.pools
+        headings = pools if self._results.width == _UNLIMITED_WIDTH else map(_broken, pools)
+        table = self._table("hazard", "the child ...", *headings)
         for hazard, cells in report.rows():
             table.add_row(hazard.name, hazard.title, *(_word(cell) for cell in cells))
         self._results.print(table)
@@ -156,9 +158,10 @@ class _Lines:
 
     def advance(self, verdict: Verdict) -> None:
         self._done += 1
-        place = f"[{self._done}/{self._total}]"
-        line = f"{place} {verdict.hazard}, {verdict.subject}: {WORDS[verdict.outcome]} ({verdict.seconds:.1f} s)"
-        self._console.print(Text(line), soft_wrap=True)
+        place = f"[{self._done}/{self._total}] {verdict.hazard}, {verdict.subject}"
+        self._console.print(
+            Text(f"{place}: {WORDS[verdict.outcome]} ({verdict.seconds:.1f} s)"), soft_wrap=True
+        )
 
 
 ProgressDisplay = _Bar | _Lines

@@ -20,9 +20,16 @@ if TYPE_CHECKING:
     from pidpool.hazards import Hazard, Subject, Target, Verdict
 
 SCHEMA = "pidpool-audit/1"
-"""Name and version of the JSON layout; the number rises when a reader of the old layout would misread the new one."""
+"""The JSON layout; its number rises when a reader of the old layout would misread the new one."""
 
-WORDS = {"safe": "safe", "lost": "LOST", "hang": "HANG", "error": "error", "skipped": "skipped", None: "not run"}
+WORDS = {
+    "safe": "safe",
+    "lost": "LOST",
+    "hang": "HANG",
+    "error": "error",
+    "skipped": "skipped",
+    None: "not run",
+}
 """How an outcome reads in the matrix, without any colour."""
 
 _SERVERS = {"postgresql": "PostgreSQL", "mysql": "MySQL", "mariadb": "MariaDB"}
@@ -49,7 +56,13 @@ class Settings:
 
     @classmethod
     def of(
-        cls, target: Target, hazards: Sequence[Hazard], subjects: Sequence[Subject], *, timeout: float, jobs: int
+        cls,
+        target: Target,
+        hazards: Sequence[Hazard],
+        subjects: Sequence[Subject],
+        *,
+        timeout: float,
+        jobs: int,
     ) -> Settings:
         """Note down everything that somebody would ask about a surprising verdict."""
         return cls(
@@ -70,6 +83,15 @@ class Settings:
                 "python": platform.python_version(),
                 "kernel": f"{platform.system()} {platform.release()}",
             },
+        )
+
+    @property
+    def circumstances(self) -> str:
+        """All versions in one line."""
+        of = self.versions
+        return (
+            f"pidpool {of['pidpool']}, SQLAlchemy {of['sqlalchemy']}, {self.server}, "
+            f"{self.driver} {of['driver']}, Python {of['python']}, {of['kernel']}"
         )
 
     @property
@@ -104,7 +126,7 @@ class Report:
         return [cell for _, cells in self.rows() if (cell := cells[place])]
 
     def findings(self) -> list[str]:
-        """Return one line for every scenario that did not end well: which one, with which pool, and what was lost."""
+        """Return a line for every scenario that did not end well: which, with which pool, what was lost."""
         return [
             f"{verdict.hazard}, {verdict.subject}: {hidden(verdict.detail) or 'no detail'}"
             for verdict in self._in_order()
@@ -141,7 +163,7 @@ class Report:
 
     @property
     def is_proven(self) -> bool:
-        """Whether the first pool went through one scenario at least; a pool that skipped all of them proved nothing."""
+        """Whether the first pool went through a scenario at least: one that skipped all proved nothing."""
         return any(verdict.outcome != "skipped" for verdict in self.column(self.settings.pools[0]))
 
     @property
@@ -157,7 +179,9 @@ class Report:
             "safe": self.is_safe and self.is_proven and not self.interrupted,
             "seconds": round(self.seconds, 3),
             "settings": asdict(self.settings),
-            "hazards": {hazard.name: {"title": hazard.title, "promise": hazard.promise} for hazard in self.hazards},
+            "hazards": {
+                hazard.name: {"title": hazard.title, "promise": hazard.promise} for hazard in self.hazards
+            },
             "verdicts": [
                 {
                     "hazard": verdict.hazard,
@@ -174,7 +198,7 @@ class Report:
         return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
     def as_markdown(self) -> str:
-        """Return the matrix and what stands behind it; the table holds nothing that differs from run to run."""
+        """Return the matrix and what stands behind it; the table has nothing that changes from run to run."""
         pools = self.settings.pools
         lines = [
             _markdown_row(["hazard", "the child ...", *pools]),
@@ -185,11 +209,9 @@ class Report:
             # Emphasis as well as capitals: losses are what a reader looks for.
             marked = [f"**{word}**" if word.isupper() else word for word in words]
             lines.append(_markdown_row([f"`{hazard.name}`", hazard.title, *marked]))
-        versions = self.settings.versions
         lines += [
             "",
-            f"pidpool {versions['pidpool']}, SQLAlchemy {versions['sqlalchemy']}, {self.settings.server}, "
-            f"{self.settings.driver} {versions['driver']}, Python {versions['python']}, {versions['kernel']}.",
+            f"{self.settings.circumstances}.",
             "",
             *_markdown_list(self.summary()),
         ]

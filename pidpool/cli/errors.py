@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Failure(Exception):
+class CommandError(Exception):
     """Ends the command with exit code 2; its message says what happened and what to do."""
 
     exit_code = 2
