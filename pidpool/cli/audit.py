@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import click
 
 from pidpool import hazards
 from pidpool.cli import files
-from pidpool.cli.campaign import carry_out
+from pidpool.cli.campaign import Plan, carry_out
 from pidpool.cli.errors import CommandError
 from pidpool.cli.interrupts import Interrupted
 from pidpool.cli.report import Report, Settings
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pidpool.cli.interrupts import Interrupts
     from pidpool.cli.render import Renderer
     from pidpool.hazards import Hazard, Subject, Target
+
+    Terminal: TypeAlias = tuple[Renderer, Interrupts]
 
 DEFAULT_POOLS = ("pidpool", "queuepool", "queuepool+dispose-noclose")
 
@@ -75,7 +77,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 )
 @click.pass_obj
 def audit(  # noqa: PLR0913  (one parameter for each option: that is how click calls)
-    terminal: tuple[Renderer, Interrupts],
+    terminal: Terminal,
     *,
     url: str | None,
     pools: tuple[str, ...],
@@ -90,9 +92,9 @@ def audit(  # noqa: PLR0913  (one parameter for each option: that is how click c
     """Fork in every way that is known to break a connection pool, and ask the server what was lost.
 
     URL is an SQLAlchemy URL, such as postgresql+psycopg://user:password@host/database. Without one a
-    throw-away PostgreSQL is started, and removed afterwards. PIDPOOL_AUDIT_URL in the environment serves as well, and
-    keeps the password out of the list of processes. The audit works in a schema or tables of its own, and
-    removes them.
+    throw-away PostgreSQL is started, and removed afterwards. PIDPOOL_AUDIT_URL in the environment serves as
+    well, and keeps the password out of the list of processes. The audit works in a schema or tables of its
+    own, and removes them.
 
     Exit code: 0 if the first pool is safe throughout, 1 if not, 2 if the audit could not be carried out.
     """
@@ -103,21 +105,37 @@ def audit(  # noqa: PLR0913  (one parameter for each option: that is how click c
     if explain is not None:
         renderer.explanation(_hazard(explain))
         return 0
-    chosen = _hazards(only)
-    subjects = _subjects(pools or DEFAULT_POOLS)
+    plan = Plan(_hazards(only), _subjects(pools or DEFAULT_POOLS), timeout, jobs)
     for path in filter(None, (json_file, markdown_file)):
         files.check_writable(path)
 
+    report = _run(plan, url, terminal)
+    # The files come first: whoever reads them does not care whether somebody still reads stdout.
+    if json_file:
+        files.write(json_file, report.as_json())
+    if markdown_file:
+        files.write(markdown_file, report.as_markdown())
+    renderer.report(report)
+    if interrupts.received:
+        return interrupts.received.exit_code
+    if not report.is_proven:
+        message = f"Nothing was tested: every row was skipped for {plan.subjects[0].name}."
+        raise CommandError(message)
+    return 0 if report.is_safe else 1
+
+
+def _run(plan: Plan, url: str | None, terminal: Terminal) -> Report:
+    """Return the verdicts on every combination, or on as many as there are when a signal ends the run."""
+    renderer, interrupts = terminal
     report: Report | None = None
-    exit_code: int | None = None
     started = time.monotonic()
     try:
         with _resources(interrupts) as resources:
             target = _target(url, resources, renderer, interrupts)
-            report = Report(Settings.of(target, chosen, subjects, timeout=timeout, jobs=jobs), chosen)
+            report = Report(Settings.of(plan, target), plan.hazards)
             renderer.settings(report.settings)
-            with renderer.progress(len(chosen) * len(subjects)) as display:
-                for verdict in carry_out(chosen, subjects, target, timeout=timeout, jobs=jobs):
+            with renderer.progress(len(plan)) as display, closing(carry_out(plan, target)) as verdicts:
+                for verdict in verdicts:
                     report.verdicts.append(verdict)
                     display.advance(verdict)
     except Interrupted as interrupted:
@@ -125,19 +143,8 @@ def audit(  # noqa: PLR0913  (one parameter for each option: that is how click c
             raise
         report.interrupted = True
         renderer.notice(str(interrupted))
-        exit_code = interrupted.exit_code
     report.seconds = time.monotonic() - started
-
-    # The files come first: whoever reads them does not care whether somebody still reads stdout.
-    if json_file:
-        files.write(json_file, report.as_json())
-    if markdown_file:
-        files.write(markdown_file, report.as_markdown())
-    renderer.report(report)
-    if exit_code is None and not report.is_proven:
-        message = f"Nothing was tested: every row was skipped for {subjects[0].name}."
-        raise CommandError(message)
-    return exit_code if exit_code is not None else int(not report.is_safe)
+    return report
 
 
 def _hazard(name: str) -> Hazard:

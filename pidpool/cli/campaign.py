@@ -3,29 +3,44 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pidpool.hazards import run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator
 
     from pidpool.hazards import Hazard, Subject, Target, Verdict
 
 
-def carry_out(
-    hazards: Sequence[Hazard], subjects: Sequence[Subject], target: Target, *, timeout: float, jobs: int
-) -> Iterator[Verdict]:
+@dataclass(frozen=True)
+class Plan:
+    """What is to be tested, and how."""
+
+    hazards: tuple[Hazard, ...]
+    subjects: tuple[Subject, ...]
+    timeout: float
+    """Seconds that one scenario may take."""
+    jobs: int
+    """Scenarios that run at a time."""
+
+    def __len__(self) -> int:
+        """Return the number of scenarios."""
+        return len(self.hazards) * len(self.subjects)
+
+
+def carry_out(plan: Plan, target: Target) -> Generator[Verdict]:
     """Yield the verdict on each combination as soon as it is there.
 
     Closing the generator stops the scenarios that still run.
     """
-    executor = ThreadPoolExecutor(jobs)
+    executor = ThreadPoolExecutor(plan.jobs)
     try:
         scenarios = [
-            executor.submit(run, hazard, subject, target, timeout=timeout)
-            for hazard in hazards
-            for subject in subjects
+            executor.submit(run, hazard, subject, target, timeout=plan.timeout)
+            for hazard in plan.hazards
+            for subject in plan.subjects
         ]
         for scenario in as_completed(scenarios):
             yield scenario.result()

@@ -11,7 +11,7 @@ from pidpool.cli.errors import CommandError
 
 
 def check_writable(path: Path) -> None:
-    """Raise `CommandError` unless `write` could write `path` now: better known before a long run than after."""
+    """Raise `CommandError` unless `write` could write `path`; better asked before a long run than after."""
     destination = path.resolve()
     try:
         if destination.is_dir():

@@ -19,6 +19,8 @@ from pidpool.cli.report import WORDS, is_finding
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from typing_extensions import Self
+
     from pidpool.cli.report import Report, Settings
     from pidpool.hazards import Hazard, Subject, Verdict
 
@@ -79,7 +81,7 @@ class Renderer:
             "server": settings.server,
             "driver": f"{settings.driver} {versions['driver']}",
             "pools": ", ".join(settings.pools),
-            "hazards": f"{len(settings.hazards)}, at most {settings.timeout:g} s each, {settings.jobs} at once",
+            "hazards": f"{len(settings.hazards)}, {settings.jobs} at a time, {settings.timeout:g} s at most",
             "versions": f"pidpool {versions['pidpool']}, SQLAlchemy {versions['sqlalchemy']}, "
             f"Python {versions['python']}, {versions['kernel']}",
             "machine": f"{settings.cores} cores{load}",
@@ -130,8 +132,9 @@ class _Bar:
         self._task = self._progress.add_task("", total=total)
         self._findings = 0
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         self._progress.start()
+        return self
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
@@ -150,8 +153,8 @@ class _Lines:
         self._total = total
         self._done = 0
 
-    def __enter__(self) -> None:
-        pass
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, *_: object) -> None:
         pass
@@ -172,8 +175,10 @@ def _console(stream: TextIO) -> Console:
 
     NO_COLOR turns off bold and dim as well: whoever sets it wants text, and rich would leave those in.
     """
-    colors = None if os.environ.get("NO_COLOR") else "auto"
-    console = Console(file=stream, color_system=colors, highlight=False, markup=False, emoji=False)
+    plain = bool(os.environ.get("NO_COLOR"))
+    console = Console(
+        file=stream, color_system=None if plain else "auto", highlight=False, markup=False, emoji=False
+    )
     if not stream.isatty() or console.is_dumb_terminal:
         console.width = _UNLIMITED_WIDTH  # No table is cut or folded for a reader without columns.
     return console

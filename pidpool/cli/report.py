@@ -15,9 +15,10 @@ import pidpool
 from pidpool.cli.redaction import hidden
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
-    from pidpool.hazards import Hazard, Subject, Target, Verdict
+    from pidpool.cli.campaign import Plan
+    from pidpool.hazards import Hazard, Target, Verdict
 
 SCHEMA = "pidpool-audit/1"
 """The JSON layout; its number rises when a reader of the old layout would misread the new one."""
@@ -55,24 +56,16 @@ class Settings:
     versions: dict[str, str]
 
     @classmethod
-    def of(
-        cls,
-        target: Target,
-        hazards: Sequence[Hazard],
-        subjects: Sequence[Subject],
-        *,
-        timeout: float,
-        jobs: int,
-    ) -> Settings:
+    def of(cls, plan: Plan, target: Target) -> Settings:
         """Note down everything that somebody would ask about a surprising verdict."""
         return cls(
             target=hidden(target.safe_url),
             backend=target.backend,
             driver=target.driver,
-            pools=tuple(subject.name for subject in subjects),
-            hazards=tuple(hazard.name for hazard in hazards),
-            timeout=timeout,
-            jobs=jobs,
+            pools=tuple(subject.name for subject in plan.subjects),
+            hazards=tuple(hazard.name for hazard in plan.hazards),
+            timeout=plan.timeout,
+            jobs=plan.jobs,
             cores=os.cpu_count() or 1,
             load=round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
             versions={
