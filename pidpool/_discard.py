@@ -1,0 +1,219 @@
+"""The one definition of *discard*: let go of a connection that another process owns, so that the owner cannot notice.
+
+Discarding makes the connection's descriptor a dead end: ``dup2`` puts ``/dev/null`` in its place. This process then holds
+the owner's socket no longer, and whatever the driver does afterwards, in ``close()``, in a finalizer, in a TLS
+shutdown, fails at once or goes nowhere. Why not something simpler:
+
+- ``os.close(fd)``: the number is soon reused, and the driver's late goodbye lands in an unrelated socket.
+- ``shutdown(2)``: acts on the connection, not on the descriptor; it ends the owner's session too.
+- a socketpair in place of ``/dev/null``: OpenSSL can spin on it, while ``/dev/null`` answers ENOTSOCK.
+- closing politely: that *is* the owner's session ending.
+
+Where the descriptor cannot be found, the connection object is *pinned*: it gets a reference that nobody drops, so that
+its finalizer never runs, not even when the interpreter exits. The descriptor then stays open in this process.
+
+Discarding opens no descriptor, does no I/O, takes no lock and raises nothing: it runs inside ``os.fork()``, in
+finalizers, and in children that have reached their descriptor limit.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import stat
+from typing import Any, Final, NamedTuple
+
+from pidpool import _fork, drivers
+from pidpool.errors import DiscardRefusedError
+
+
+class _Identity(NamedTuple):
+    """What a descriptor number refers to: numbers are reused, inodes of living sockets are not."""
+
+    device: int
+    inode: int
+
+    @classmethod
+    def of(cls, descriptor: int) -> _Identity:
+        status = os.fstat(descriptor)
+        return cls(status.st_dev, status.st_ino)
+
+
+class _DeadEnd:
+    """An open ``/dev/null``. Opened while there is nothing to discard yet, because a child may not be able to."""
+
+    __slots__ = ("_checked_in", "descriptor", "identity")
+
+    descriptor: int
+    identity: _Identity | None
+    _checked_in: _fork.Generation | None
+
+    def __init__(self) -> None:
+        self.descriptor = -1
+        self.identity = None
+        self._checked_in = None
+
+    def is_open(self) -> bool:
+        """Tell whether the number is still ours: a daemonizer closes every descriptor, and numbers are reused."""
+        try:
+            return self.identity is not None and _Identity.of(self.descriptor) == self.identity
+        except OSError:
+            return False
+
+    def keep_open(self) -> None:
+        """Called by an owner whenever it opens a connection."""
+        if self.is_open():
+            return
+        try:
+            self.descriptor = os.open(os.devnull, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+            self.identity = _Identity.of(self.descriptor)
+        except OSError:  # at the descriptor limit, or a chroot without /dev: discarding pins instead
+            self.identity = None
+
+    def usable(self) -> bool:
+        """As ``is_open``, but asks the kernel once in a generation: at fork there may be thousands to discard."""
+        here = _fork.current()
+        if self._checked_in is not here:
+            self._checked_in = here if self.is_open() else None
+        return self._checked_in is here
+
+
+_dead_end: Final = _DeadEnd()
+
+try:
+    from ctypes import py_object, pythonapi
+
+    def _pin(thing: object) -> None:
+        """Keep ``thing`` for ever: a global list would be emptied when the interpreter exits."""
+        pythonapi.Py_IncRef(py_object(thing))
+
+except (ImportError, AttributeError):  # an interpreter without CPython's C API
+    _pinned: list[object] = []
+    _pin = _pinned.append
+
+
+def _release(connection: object, driver: drivers.Driver, expected: _Identity | None) -> None:
+    """Give up this process's copy of ``connection``.
+
+    Args:
+        connection: a connection that this process does not own.
+        driver: how to find its descriptor.
+        expected: the socket that the owner noted at connect; None if it was never noted.
+
+    """
+    if driver.fileno is None:
+        _pin(connection)
+        return
+    try:
+        descriptor = driver.fileno(connection)
+    except Exception:  # noqa: BLE001 - each driver has its own way of saying that it is closed. Then it has nothing
+        return  # through which a finalizer could say goodbye.
+    if descriptor < 0:
+        return
+    try:
+        status = os.fstat(descriptor)
+        if stat.S_ISSOCK(status.st_mode) and expected in (None, (status.st_dev, status.st_ino)) and _dead_end.usable():
+            os.dup2(_dead_end.descriptor, descriptor, inheritable=False)
+            if driver.silence is not None:
+                driver.silence(connection)
+            return
+        if (status.st_dev, status.st_ino) == _dead_end.identity:
+            return  # discarded before
+    except Exception:  # noqa: BLE001, S110 - a closed number, a number above a lowered limit, a driver of other times
+        pass
+    # The descriptor is not (or no longer) this connection's socket, or there is no dead end to redirect it to. It is left
+    # alone, and the object too, so that nothing is ever written through it.
+    _pin(connection)
+
+
+class Ownership:
+    """One connection, and the process that it belongs to: *owned*, *inherited* or *discarded*.
+
+    It holds the connection, so that in a process that does not own it the connection is discarded before the driver's
+    own finalizer can run, even inside ``os.fork()`` where CPython frees the other threads' thread-locals.
+
+    Args:
+        connection: the driver's connection, just opened by this process.
+
+    """
+
+    __slots__ = ("__weakref__", "_discarded", "_socket", "connection", "driver", "generation")
+
+    def __init__(self, connection: object) -> None:
+        self._discarded = False
+        self.connection = connection
+        self.generation = _fork.current()
+        self.driver = drivers.of(connection)
+        self._socket: _Identity | None = None
+        _dead_end.keep_open()
+        if self.driver.fileno is not None:
+            try:
+                self._socket = _Identity.of(self.driver.fileno(connection))
+            except Exception:  # noqa: BLE001 - a driver that connects later, or a file: pin, rather than guess later
+                self.driver = drivers.unknown(connection)
+        _fork.register(self)
+
+    @property
+    def state(self) -> str:
+        """``owned``, ``inherited`` (a fork that no hook announced) or ``discarded``."""
+        if self._discarded:
+            return "discarded"
+        return "owned" if self.generation.page[0] else "inherited"
+
+    def __repr__(self) -> str:
+        return f"<{self.driver.name} connection, {self.state}, of pid {self.generation.pid} gen {self.generation.number}>"
+
+    def discard(self) -> None:
+        """Give up this process's copy of the connection. Idempotent; cannot fail."""
+        if not self._discarded:
+            self._discarded = True
+            _fork.unregister(self)
+            _release(self.connection, self.driver, self._socket)
+
+    after_fork = discard
+
+    def __del__(self) -> None:
+        if not self._discarded and not self.generation.page[0]:
+            self.discard()
+
+
+@functools.singledispatch
+def discard(connection: Any, *, force: bool = False) -> None:  # noqa: ANN401 - any DB-API driver's connection
+    """Forget a connection that this process inherited, without a word to the server: Perl DBI's ``InactiveDestroy``.
+
+    The owner's session, transaction, locks and half-read results stay as they are. This process's copy of the descriptor
+    is released. Idempotent; it does no I/O and cannot fail in a process that does not own the connection.
+
+    Connections of a ``PidPool`` are discarded by themselves. Call this for a connection that you manage yourself, first
+    thing in the child.
+
+    Args:
+        connection: a DB-API connection, an SQLAlchemy ``PoolProxiedConnection`` (``engine.raw_connection()``) or an
+            SQLAlchemy ``Connection``.
+        force: discard even in the process that owns the connection. Its session then stays on the server until the
+            server or another process with a copy of the socket ends it.
+
+    Raises:
+        DiscardRefusedError: this process owns the connection, and ``force`` is false. pidpool knows the owner of what
+            its pools opened, and that a process which was never forked owns all it has. In a forked process it takes
+            your word for a connection that it did not see opened.
+        TypeError: ``connection`` is not a connection.
+
+    """
+    if not callable(getattr(connection, "cursor", None)) or not callable(getattr(connection, "close", None)):
+        message = (
+            "discard() takes a DB-API connection, an SQLAlchemy PoolProxiedConnection or an SQLAlchemy Connection, "
+            f"not {type(connection).__name__!r}"
+        )
+        raise TypeError(message)
+    here = _fork.current()
+    for thing in _fork.registered():
+        if isinstance(thing, Ownership) and thing.connection is connection:  # opened in this generation
+            if not force:
+                raise DiscardRefusedError(here.pid)
+            thing.discard()
+            return
+    if here.number == 0 and not force:
+        raise DiscardRefusedError(here.pid)
+    _dead_end.keep_open()
+    _release(connection, drivers.of(connection), None)

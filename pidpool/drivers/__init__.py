@@ -1,0 +1,101 @@
+"""What pidpool must know of a driver: where a connection keeps its descriptor. One small module per driver.
+
+A module here is named, in lower case, for the top-level package that the driver's connection class comes from, and
+defines ``DRIVER``. Nobody imports it until a connection of that driver is opened, and it never imports the driver.
+
+A third party adds a driver through the entry-point group ``pidpool.drivers``. The entry point's name is the top-level
+package of the connection class, its value an instance of ``Driver``::
+
+    # pyproject.toml
+    [project.entry-points."pidpool.drivers"]
+    acmedb = "acmedb_pidpool:DRIVER"
+
+    # acmedb_pidpool.py
+    from pidpool.drivers import Driver
+    DRIVER = Driver("acmedb", fileno=lambda connection: connection.transport.sock.fileno())
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pidpool.errors import UnknownDriverWarning
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass(frozen=True)
+class Driver:
+    """How to let go of a driver's connections in a process that does not own them.
+
+    Args:
+        name: what people call the driver.
+        fileno: returns the descriptor of a connection's socket; raises, or returns a negative number, when the connection
+            is closed. It is called inside ``os.fork()``: no I/O, no lock. None: there is no way to find the descriptor,
+            so inherited connections are pinned (see ``pidpool._discard``).
+        silence: called once the descriptor is dead, for a driver whose finalizers would complain about that.
+
+    """
+
+    name: str
+    fileno: Callable[[Any], int] | None
+    silence: Callable[[Any], None] | None = None
+
+
+def of(connection: object) -> Driver:
+    """Return the driver of a connection; warn once about one that pidpool does not know."""
+    return _of_class(type(connection))
+
+
+def unknown(connection: object) -> Driver:
+    """Return the driver to use for a connection whose descriptor cannot be found, and say once what that means."""
+    return _pinned(_package(type(connection)))
+
+
+def _package(connection_class: type) -> str:
+    return connection_class.__module__.partition(".")[0]
+
+
+@functools.lru_cache(maxsize=None)
+def _of_class(connection_class: type) -> Driver:
+    # Applications subclass drivers' connections: the class itself may live in a module of theirs.
+    for ancestor in connection_class.__mro__:
+        package = _package(ancestor)
+        name = f"{__name__}.{package.lower()}"
+        if package.isidentifier() and importlib.util.find_spec(name) is not None:
+            driver = importlib.import_module(name).DRIVER
+            assert isinstance(driver, Driver)  # noqa: S101 - one of the modules beside this one
+            return driver
+        for entry_point in importlib.metadata.entry_points(group="pidpool.drivers", name=package):
+            driver = entry_point.load()
+            if not isinstance(driver, Driver):
+                message = (
+                    f"the entry point {entry_point.value!r} in the group 'pidpool.drivers' must be an instance of "
+                    f"pidpool.drivers.Driver, and is {type(driver).__name__!r}"
+                )
+                raise TypeError(message)
+            return driver
+    package = _package(connection_class)
+    if callable(getattr(connection_class, "fileno", None)):
+        return Driver(package, fileno=lambda connection: connection.fileno())  # type: ignore[no-any-return]
+    return _pinned(package)
+
+
+@functools.lru_cache(maxsize=None)
+def _pinned(package: str) -> Driver:
+    warnings.warn(
+        f"pidpool does not know where the driver {package!r} keeps a connection's descriptor. In a forked child it will pin "
+        "the connections that it inherits: their finalizers never run, so the parent's sessions are safe, but the "
+        "child keeps their sockets open, and the server does not notice the parent's death while a child lives. "
+        "A driver can be described to pidpool through the entry-point group 'pidpool.drivers'.",
+        UnknownDriverWarning,
+        stacklevel=2,
+    )
+    return Driver(package, fileno=None)

@@ -1,0 +1,10 @@
+"""mysqlclient, whose package is ``MySQLdb``: the socket of libmysqlclient or of MariaDB's connector.
+
+Deallocation says goodbye, wherever it happens: a child that merely exits ends its parent's session.
+"""
+
+from __future__ import annotations
+
+from pidpool.drivers import Driver
+
+DRIVER = Driver("mysqlclient", fileno=lambda connection: int(connection.fileno()))

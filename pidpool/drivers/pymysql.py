@@ -1,0 +1,22 @@
+"""PyMySQL: a Python socket, wrapped by ``ssl`` or not.
+
+Deallocation closes the descriptor without a goodbye. But an unbuffered result that is half read has a finalizer that
+reads the rest, which would be the parent's rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pidpool.drivers import Driver
+
+
+def _leave_unread(connection: Any) -> None:  # noqa: ANN401 - the driver is not imported here
+    """Stop the finalizers of a half-read result from reading on, which would now print an error for each."""
+    result = getattr(connection, "_result", None)
+    if result is not None and result.unbuffered_active:
+        result._finish_unbuffered_query = lambda: None
+        result.has_next = False
+
+
+DRIVER = Driver("pymysql", fileno=lambda connection: int(connection._sock.fileno()), silence=_leave_unread)

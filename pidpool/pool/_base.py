@@ -1,0 +1,234 @@
+"""What PidPool and PidNullPool have in common: everything but how many connections they keep."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from pidpool import _fork
+from pidpool._discard import Ownership
+from pidpool.pool._queue import NoneAvailableError, Queue, Slot
+from pidpool.pool._record import Fairy, Record
+from pidpool.pool._sqlalchemy import (
+    Pool,
+    PoolProxiedConnection,
+    PoolTimeoutError,
+    _ConnectionFairy,
+    forget_event_locks,
+    guard_begin,
+    rolls_back_plainly,
+    safe_reraise,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def _refuse_to_begin(connection: Any) -> None:  # noqa: ANN401 - what SQLAlchemy passes to do_begin
+    if isinstance(connection, Fairy):
+        connection.refuse_if_inherited()
+
+
+class _Life:
+    """A pool's state in one generation of one process. After a fork the pool starts another, in O(1)."""
+
+    __slots__ = ("generation", "heir", "page", "pid", "queue")
+
+    def __init__(self, generation: _fork.Generation, queue: Queue[Record]) -> None:
+        self.generation = generation
+        self.page = generation.page
+        self.pid = generation.pid
+        self.queue = queue
+        #: The life after this one in the same process; ``dict.setdefault`` decides a race between threads.
+        self.heir: dict[_fork.Generation, _Life] = {}
+
+
+class ForkSafePool(Pool):
+    """A pool that is keyed by process.
+
+    The parts: ``_life`` is this process's state, and ``connect`` notices when it is another process's. A ``Record`` holds
+    a connection together with its ``Ownership``, which discards it in every process that did not open it. A ``Fairy``
+    is one checkout and refuses to work in another process.
+    """
+
+    _life: _Life
+    #: How many connections this process inherited and discarded, in this pool.
+    _discarded_at_fork: int
+    _rolls_back_plainly: bool
+    _timeout: float
+
+    def _start(self, keep: int | None, capacity: int | None, *, use_lifo: bool, timeout: float | None) -> None:
+        self._timeout = timeout  # type: ignore[assignment]
+        self._discarded_at_fork = 0
+        self._life = _Life(_fork.current(), Queue(keep, capacity, use_lifo=use_lifo))
+
+    # -- checkout ------------------------------------------------------------------------------------------------
+
+    def connect(self) -> PoolProxiedConnection:
+        """Check a connection out.
+
+        Returns:
+            The connection, whose ``close()`` checks it in.
+
+        Raises:
+            sqlalchemy.exc.TimeoutError: none came free in time.
+
+        """
+        life = self._life
+        if not life.page[0] or life.pid != os.getpid():
+            life = self._after_fork()
+        try:
+            record = life.queue.pop_idle()
+        except IndexError:
+            record = self._open_or_wait(life.queue)
+        if (
+            record.dbapi_connection is None
+            or self._recycle > -1
+            or self._invalidate_time > record.starttime
+            or record._soft_invalidate_time > record.starttime
+        ):
+            try:
+                record.get_connection()
+            except BaseException as error:
+                with safe_reraise():
+                    record._checkin_failed(error, _fairy_was_created=False)
+        echo = self._should_log_debug()
+        fairy = Fairy(self, life.page, record, echo)
+        if echo:
+            self.logger.debug("Connection %r checked out from pool", record.dbapi_connection)
+        events = self.dispatch.checkout
+        if self._pre_ping or events.listeners or events.parent_listeners:
+            return _ConnectionFairy._checkout(self, fairy=fairy)
+        fairy._counter = 1
+        return fairy
+
+    def _after_fork(self) -> _Life:
+        """Start this process's own life: an empty pool with its full capacity, whoever held connections at fork.
+
+        The connections themselves have been discarded, at fork or by ``_fork.current()`` just now.
+        """
+        generation = _fork.current()
+        ended = self._life
+        old = ended.queue
+        fresh = _Life(generation, Queue(old.keep, old.capacity, use_lifo=old.use_lifo))
+        life = ended.heir.setdefault(generation, fresh)
+        if life is fresh:
+            forget_event_locks(self)
+            self._discarded_at_fork = old.open
+            self.logger.info(
+                "Pid %d discarded %d connections that it inherited from pid %d", generation.pid, old.open, ended.pid
+            )
+        self._life = life
+        return life
+
+    def _open_or_wait(self, queue: Queue[Record]) -> Record:
+        try:
+            found = queue.take(self._timeout)
+        except NoneAvailableError:
+            raise PoolTimeoutError(self._timeout_message(queue), code="3o7r") from None
+        if not isinstance(found, Slot):
+            return found
+        try:
+            return Record(self, queue, found)
+        except BaseException:
+            with safe_reraise():
+                found.give_back()
+            raise
+
+    def _timeout_message(self, queue: Queue[Record]) -> str:
+        keep = queue.keep or 0
+        return (
+            f"{type(self).__name__} limit of size {keep} overflow {(queue.capacity or 0) - keep} reached, connection timed "
+            f"out, timeout {self._timeout:0.2f} ({queue.open} open, {queue.waiting} others waiting)"
+        )
+
+    # -- checkin -------------------------------------------------------------------------------------------------
+
+    def _do_get(self) -> Record:
+        life = self._life
+        if not life.generation.is_current():
+            life = self._after_fork()
+        return self._open_or_wait(life.queue)
+
+    def _create_connection(self) -> Record:
+        return self._do_get()
+
+    def _do_return_conn(self, record: Record) -> None:  # type: ignore[override]
+        # The record knows its queue, so one that was inherited cannot come back into the wrong process's pool.
+        surplus = record._queue.give(record)
+        if surplus is not None:
+            surplus.retire()
+
+    _return_conn = _do_return_conn  # type: ignore[assignment]
+
+    def dispose(self) -> None:
+        """Close what is idle. In a child there is nothing: what it inherited is discarded, not closed."""
+        life = self._life
+        if not life.generation.is_current():
+            life = self._after_fork()
+        while True:
+            try:
+                record = life.queue.idle.popleft()
+            except IndexError:
+                break
+            record.retire()
+        self.logger.info("Pool disposed. %s", self.status())
+
+    # -- opening and closing -------------------------------------------------------------------------------------
+
+    def _should_wrap_creator(self, creator: Any) -> Callable[[Any], Any]:  # noqa: ANN401 - SQLAlchemy's signature
+        open_connection = super()._should_wrap_creator(creator)
+
+        def connect_and_own(record: Any) -> Any:  # noqa: ANN401 - any driver's connection
+            record.ownership = None
+            connection = open_connection(record)
+            record.ownership = Ownership(self._dialect.get_driver_connection(connection))
+            return connection
+
+        return connect_and_own
+
+    def _invalidate(
+        self,
+        connection: PoolProxiedConnection,
+        exception: BaseException | None = None,
+        _checkin: bool = True,  # noqa: FBT001, FBT002 - SQLAlchemy's signature
+    ) -> None:
+        # An inherited connection that turns out to be dead says nothing about this process's own.
+        if isinstance(connection, Fairy) and not connection._page[0]:
+            _fork.current()
+            return
+        super()._invalidate(connection, exception, _checkin)
+
+    # create_engine sets the dialect after it has made the pool.
+    @property
+    def _dialect(self) -> Any:  # type: ignore[override]  # noqa: ANN401 - a Dialect or the stand-in of a plain pool
+        return self.__dict__.get("_dialect", Pool._dialect)
+
+    @_dialect.setter
+    def _dialect(self, dialect: Any) -> None:  # noqa: ANN401 - see above
+        self.__dict__["_dialect"] = dialect
+        self._rolls_back_plainly = rolls_back_plainly(dialect)
+        guard_begin(dialect, _refuse_to_begin)
+
+    # -- looking at it -------------------------------------------------------------------------------------------
+
+    def _counts(self) -> tuple[int, int, int]:
+        """Return how many connections are idle, out, and beyond ``pool_size``, in this process."""
+        life = self._life
+        if not life.generation.is_current():
+            return 0, 0, 0
+        idle, total = len(life.queue.idle), life.queue.open
+        return idle, total - idle, max(0, total - (life.queue.keep or 0)) if life.queue.keep is not None else 0
+
+    def status(self) -> str:
+        """Describe this process's share of the pool: ``pid 4107 gen 1 | 2 idle, 1 out, 0 overflow | 3 discarded at fork``."""
+        life = self._life
+        here = _fork.current()
+        idle, out, overflow = self._counts()
+        discarded = self._discarded_at_fork if life.generation is here else life.queue.open
+        return (
+            f"pid {here.pid} gen {here.number} | {idle} idle, {out} out, {overflow} overflow | {discarded} discarded at fork"
+        )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.status()}>"

@@ -1,0 +1,107 @@
+"""PidPool and PidNullPool: QueuePool and NullPool, keyed by process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.pool import NullPool, QueuePool
+
+from pidpool.pool._base import ForkSafePool
+from pidpool.pool._sqlalchemy import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pidpool.pool._queue import Queue
+    from pidpool.pool._record import Record
+
+
+class PidPool(ForkSafePool, QueuePool):
+    """Drop-in for ``sqlalchemy.pool.QueuePool`` that survives fork.
+
+    A forked child starts with an empty pool of full capacity. What it inherited is discarded: not a byte is sent on it, and
+    the parent's sessions, transactions and results stay as they are. Inherited connections that are still checked out
+    raise ``InheritedConnectionError`` when they are used, and do nothing when they are given back.
+
+    Args:
+        creator: returns a new DB-API connection. ``create_engine`` passes its own.
+        pool_size: how many connections are kept; 0 for no limit.
+        max_overflow: how many more may be open at once; -1 for no limit.
+        timeout: how long ``connect`` waits for a connection (seconds).
+        use_lifo: hand out the connection that came back last, so that the others can be closed for being idle.
+        **options: those of ``sqlalchemy.pool.Pool``, such as ``recycle`` (seconds), ``pre_ping`` and ``reset_on_return``.
+
+    """
+
+    def __init__(
+        self,
+        creator: Callable[..., Any],
+        pool_size: int = 5,
+        max_overflow: int = 10,
+        timeout: float = 30.0,
+        use_lifo: bool = False,  # noqa: FBT001, FBT002 - QueuePool's signature
+        **options: Any,  # noqa: ANN401 - Pool's own
+    ) -> None:
+        # Not QueuePool.__init__: it would make a queue with locks.
+        Pool.__init__(self, creator, **options)
+        self._max_overflow = -1 if pool_size == 0 else max_overflow
+        self._start(
+            keep=pool_size if pool_size > 0 else None,
+            capacity=None if self._max_overflow == -1 else pool_size + max_overflow,
+            use_lifo=use_lifo,
+            timeout=timeout,
+        )
+
+    def recreate(self) -> PidPool:
+        """Return a new pool with the same settings."""
+        self.logger.info("Pool recreating")
+        return self.__class__(
+            self._creator,
+            pool_size=self.size(),
+            max_overflow=self._max_overflow,
+            timeout=self._timeout,
+            use_lifo=self._life.queue.use_lifo,
+            recycle=self._recycle,
+            echo=self.echo,
+            logging_name=self._orig_logging_name,
+            reset_on_return=self._reset_on_return,
+            pre_ping=self._pre_ping,
+            _dispatch=self.dispatch,
+            dialect=self._dialect,
+        )
+
+    @property
+    def _pool(self) -> Queue[Record]:  # type: ignore[override]
+        return self._life.queue
+
+    @property
+    def _overflow(self) -> int:
+        return sum(self._counts()[:2]) - self.size()
+
+    def size(self) -> int:
+        """Return ``pool_size``."""
+        return self._life.queue.keep or 0
+
+    def checkedin(self) -> int:
+        """Return how many connections are idle in this process."""
+        return self._counts()[0]
+
+    def checkedout(self) -> int:
+        """Return how many connections are checked out in this process."""
+        return self._counts()[1]
+
+
+class PidNullPool(ForkSafePool, NullPool):
+    """Drop-in for ``sqlalchemy.pool.NullPool`` that survives fork.
+
+    It keeps no connection. But one that is checked out at fork is inherited all the same, and here it is discarded.
+
+    Args:
+        creator: returns a new DB-API connection. ``create_engine`` passes its own.
+        **options: those of ``sqlalchemy.pool.Pool``.
+
+    """
+
+    def __init__(self, creator: Callable[..., Any], **options: Any) -> None:  # noqa: ANN401 - Pool's own
+        super().__init__(creator, **options)
+        self._start(keep=0, capacity=None, use_lifo=False, timeout=None)

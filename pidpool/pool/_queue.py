@@ -1,0 +1,237 @@
+"""Who gets the next connection: idle ones, free slots, and the line of those who wait. No SQLAlchemy, no I/O.
+
+All state is in three deques, and every change of it is one atomic operation on one of them. There is no mutex, so there is
+none to inherit locked across a fork, and none to deadlock on when the garbage collector returns a forgotten connection in
+the middle of one of these functions.
+
+The one rule that makes this sound: *whoever makes something available looks at the line afterwards, and whoever joins
+the line looks at what is available afterwards.* Of two threads that do so at the same time, at least one sees the other.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+#: How long a waiter whose time is up lets a thread finish that has just taken it out of the line (seconds).
+_HAND_OVER: Final = 0.05
+
+
+class NoneAvailableError(Exception):
+    """Nobody gave a connection back in time."""
+
+
+class Slot:
+    """The right to have one connection open. Whoever drops it, for whatever reason, gives it back: none is ever lost."""
+
+    __slots__ = ("_queue", "_taken")
+
+    def __init__(self, queue: Queue[object], *, taken: bool) -> None:
+        self._queue = queue
+        self._taken = taken
+        if taken:
+            queue._taken.add(id(self))
+
+    def take(self) -> Slot:
+        """Mark it as in use."""
+        self._taken = True
+        self._queue._taken.add(id(self))
+        return self
+
+    def give_back(self) -> None:
+        """Make room for another connection. Idempotent."""
+        if self._taken:
+            self._taken = False
+            self._queue._taken.discard(id(self))
+            self._queue._slot_is_free(self)
+
+    def __del__(self) -> None:
+        # Dropped with an exception's traceback, or by an interrupt between two steps. Python calls __del__ only once for
+        # an object, so a fresh slot takes this one's place.
+        self._queue._taken.discard(id(self))
+        if self._taken:
+            self._queue._slot_is_free(Slot(self._queue, taken=False))
+
+
+class _Waiter(Generic[T]):
+    """One place in the line. The lock is held until something is put in ``given``."""
+
+    __slots__ = ("given", "lock")
+
+    def __init__(self) -> None:
+        self.given: T | Slot | None = None
+        self.lock = threading.Lock()
+        self.lock.acquire()  # released by whoever serves this waiter
+
+
+class Queue(Generic[T]):
+    """Idle items, free slots and waiters of one pool in one process.
+
+    Args:
+        keep: how many idle items to keep; None for as many as there are.
+        capacity: how many slots there are; None for no limit.
+        use_lifo: hand out the item that came back last, rather than the one that has been idle longest.
+
+    """
+
+    __slots__ = ("_free", "_taken", "_waiters", "capacity", "idle", "keep", "pop_idle", "use_lifo")
+
+    #: Items that nobody uses; the right end came back last.
+    idle: deque[T]
+    #: Slots that nobody uses. Empty for ever where there is no limit.
+    _free: deque[Slot]
+    #: First come, first served.
+    _waiters: deque[_Waiter[T]]
+    #: The ids of the slots in use: a set, because adding and discarding are atomic and counting with ``+= 1`` is not.
+    _taken: set[int]
+    #: Takes an idle item or raises IndexError: what a checkout does when nothing stands in its way.
+    pop_idle: Callable[[], T]
+
+    def __init__(self, keep: int | None, capacity: int | None, *, use_lifo: bool = False) -> None:
+        self.keep = keep
+        self.capacity = capacity
+        self.use_lifo = use_lifo
+        self.idle = deque()
+        self._waiters = deque()
+        self._taken = set()
+        self._free = deque(Slot(self, taken=False) for _ in range(capacity or 0))  # type: ignore[arg-type]
+        self.pop_idle = self.idle.pop if use_lifo else self.idle.popleft
+
+    @property
+    def open(self) -> int:
+        """How many slots are in use: items that are idle, out, or just being made."""
+        return len(self._taken)
+
+    @property
+    def waiting(self) -> int:
+        """How many threads stand in line."""
+        return len(self._waiters)
+
+    def take(self, timeout: float | None) -> T | Slot:
+        """Return an idle item, or else a slot for a new one; wait in line for either.
+
+        Args:
+            timeout: how long to wait (seconds); None for ever.
+
+        Raises:
+            NoneAvailableError: the time is up.
+
+        """
+        try:
+            return self.pop_idle()
+        except IndexError:
+            pass
+        slot = self._take_slot()
+        return slot if slot is not None else self._wait(timeout)
+
+    def give(self, item: T) -> T | None:
+        """Put ``item`` into the hands of the one who waits longest, or else among the idle.
+
+        Returns:
+            An idle item that is one too many: the caller closes it and gives its slot back.
+
+        """
+        if self._waiters:
+            try:
+                waiter = self._waiters.popleft()
+            except IndexError:  # it gave up, or was served, between our two looks
+                pass
+            else:
+                waiter.given = item
+                waiter.lock.release()
+                return None
+        self.idle.append(item)
+        if self._waiters:
+            self._serve()
+        if self.keep is not None and len(self.idle) > self.keep:
+            try:
+                return self.idle.pop()
+            except IndexError:  # taken in the meantime
+                pass
+        return None
+
+    def _take_slot(self) -> Slot | None:
+        if self.capacity is None:
+            return Slot(self, taken=True)  # type: ignore[arg-type]
+        try:
+            return self._free.pop().take()
+        except IndexError:
+            return None
+
+    def _slot_is_free(self, slot: Slot) -> None:
+        if self.capacity is not None:
+            self._free.append(slot)
+            if self._waiters:
+                self._serve()
+
+    def _serve(self) -> None:
+        """Match the line with what is available, until one of them is empty."""
+        while True:
+            try:
+                waiter = self._waiters.popleft()
+            except IndexError:
+                return
+            given: T | Slot | None
+            try:
+                given = self.pop_idle()
+            except IndexError:
+                given = self._take_slot()
+            if given is not None:
+                waiter.given = given
+                waiter.lock.release()
+                continue
+            # Back to the head of the line; and since it was not in line for a moment, look again.
+            self._waiters.appendleft(waiter)
+            if not self.idle and not self._free:
+                return
+
+    def _wait(self, timeout: float | None) -> T | Slot:
+        waiter: _Waiter[T] = _Waiter()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            self._waiters.append(waiter)
+            self._serve()
+            remaining = -1.0 if timeout is None else max(0.0, min(timeout, threading.TIMEOUT_MAX))
+            while not waiter.lock.acquire(timeout=remaining):
+                assert deadline is not None  # noqa: S101 - waiting for ever does not time out
+                remaining = min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
+                if remaining <= 0:
+                    self._leave(waiter)
+                    break
+        except BaseException:  # an interrupt: whatever was handed over meanwhile goes to the next in line
+            self._leave(waiter)
+            self._pass_on(waiter)
+            raise
+        if waiter.given is None:
+            raise NoneAvailableError
+        return waiter.given
+
+    def _leave(self, waiter: _Waiter[T]) -> None:
+        """Step out of the line, unless somebody is just serving us: then take what comes."""
+        for attempt in itertools.count():
+            try:
+                self._waiters.remove(waiter)
+            except ValueError:
+                # Another thread has taken us out of the line. It is about to hand something over, or to put us back.
+                if waiter.lock.acquire(timeout=_HAND_OVER) or attempt:
+                    return
+            else:
+                return
+
+    def _pass_on(self, waiter: _Waiter[T]) -> None:
+        given = waiter.given
+        if given is None:
+            return
+        if isinstance(given, Slot):
+            given.give_back()
+        else:
+            self.idle.append(given)
+            self._serve()

@@ -1,0 +1,305 @@
+"""The record (a place in the pool, with its connection) and the fairy (one checkout of it).
+
+Both keep SQLAlchemy's names and behaviour, and add the two questions that make a pool safe across fork: *is this process
+the one that opened the connection?* (the record's ``ownership``), and *is it the one that checked it out?* (one byte,
+``fairy._page[0]``, asked before anything that could reach the server).
+
+Where SQLAlchemy hangs a weakref finalizer on each checkout, the fairy has a ``__del__``: a fifth of the cost, and it runs
+before the connection's own finalizer. That matters inside ``os.fork()``, where CPython frees the thread-locals of the
+parent's other threads before any at-fork hook.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.exc import DontWrapMixin
+
+from pidpool import _fork
+from pidpool.errors import InheritedConnectionError
+from pidpool.pool._sqlalchemy import _ConnectionFairy, _ConnectionRecord, reset_rollback
+
+if TYPE_CHECKING:
+    from pidpool._discard import Ownership
+    from pidpool.pool._base import ForkSafePool
+    from pidpool.pool._queue import Queue, Slot
+
+
+class _NotWrappedError(InheritedConnectionError, DontWrapMixin):
+    """What SQLAlchemy lets through as it is, instead of wrapping it in a StatementError."""
+
+
+# People catch, log and read the public name.
+_NotWrappedError.__qualname__ = InheritedConnectionError.__qualname__
+_NotWrappedError.__module__ = InheritedConnectionError.__module__
+
+
+class Record(_ConnectionRecord):
+    """A place in the pool. Belongs to the process that made it, as its connection and its queue do."""
+
+    __slots__ = ("_queue", "_slot", "holder", "ownership")
+
+    #: Who owns ``dbapi_connection``. Set as soon as the driver has opened it; None when there is no connection.
+    ownership: Ownership | None
+    #: ``id()`` of the fairy that has this record checked out, else 0. An id, because the record must not keep a forgotten
+    #: fairy alive; exact, because the fairy is alive whenever it compares.
+    holder: int
+
+    def __init__(self, pool: ForkSafePool, queue: Queue[Record], slot: Slot) -> None:
+        self._queue = queue
+        self._slot = slot
+        self.ownership = None
+        self.holder = 0
+        super().__init__(pool)  # connects
+
+    @property
+    def inherited(self) -> bool:
+        """Whether an ancestor of this process opened the connection."""
+        return self.ownership is not None and not self.ownership.generation.page[0]
+
+    @property
+    def in_use(self) -> bool:
+        """Whether the connection is checked out."""
+        return self.holder != 0
+
+    def checkin(self, _fairy_was_created: bool = True) -> None:  # noqa: FBT001, FBT002 - SQLAlchemy's signature
+        """Run what is due when a checkout ends, and give the record back."""
+        pool: Any = self._ConnectionRecord__pool  # type: ignore[attr-defined]
+        if self.holder == 0 and _fairy_was_created:
+            return super().checkin(_fairy_was_created)  # warns about the second checkin
+        self.holder = 0
+        connection = self.dbapi_connection
+        callbacks = self.finalize_callback
+        while callbacks:
+            callback = callbacks.pop()
+            if connection is not None:
+                callback(connection)
+        events = pool.dispatch.checkin
+        if events.listeners or events.parent_listeners:
+            events(connection, self)
+        pool._return_conn(self)
+        return None
+
+    def close(self) -> None:
+        """Close the connection, if it is this process's own."""
+        if self.inherited:
+            _fork.current()
+            return
+        super().close()
+        self.ownership = None
+
+    def invalidate(self, e: BaseException | None = None, soft: bool = False) -> None:  # noqa: FBT001, FBT002 - as above
+        """Drop the connection as broken, if it is this process's own."""
+        if self.inherited:
+            _fork.current()
+            return
+        super().invalidate(e, soft)
+        if self.dbapi_connection is None:
+            self.ownership = None
+
+    def retire(self) -> None:
+        """Close the connection, and make room for another."""
+        try:
+            self.close()
+        finally:
+            self._slot.give_back()
+
+
+class Fairy(_ConnectionFairy):
+    """One checkout of a connection.
+
+    In a process that did not check it out, everything that would use the connection raises ``InheritedConnectionError``,
+    and everything that would give it back does nothing.
+    """
+
+    __slots__ = ("_connection", "_ownership", "_page")
+
+    #: The driver's connection; None once it is given back. ``dbapi_connection`` is the guarded way to it.
+    _connection: Any
+    _ownership: Ownership
+    #: The page of the generation that checked this connection out.
+    _page: _fork.Page
+
+    def __init__(self, pool: ForkSafePool, page: _fork.Page, record: Record, echo: bool) -> None:  # noqa: FBT001
+        # SQLAlchemy's own __init__ is left out: it would register a weakref finalizer.
+        self._page = page
+        self._pool = pool
+        self._counter = 0
+        self._connection = record.dbapi_connection
+        self._connection_record = record
+        self._ownership = record.ownership  # type: ignore[assignment]
+        self._echo = echo
+        record.holder = id(self)
+
+    def __del__(self) -> None:
+        record: Any = self._connection_record
+        if record is None:
+            return  # given back, or detached
+        if not self._page[0]:
+            _fork.current()
+        elif record.holder == id(self):
+            self._checkin()
+
+    # -- using it ------------------------------------------------------------------------------------------------
+
+    def refuse_if_inherited(self) -> None:
+        """Raise InheritedConnectionError in a process that did not check this connection out."""
+        if not self._page[0]:
+            here = _fork.current()  # discards it, if no hook did
+            raise _NotWrappedError(self._ownership.generation.pid, here.pid)
+
+    @property
+    def dbapi_connection(self) -> Any:  # type: ignore[override]  # noqa: ANN401 - any driver's
+        """The driver's connection."""
+        if not self._page[0]:
+            self.refuse_if_inherited()
+        return self._connection
+
+    @dbapi_connection.setter
+    def dbapi_connection(self, connection: Any) -> None:  # noqa: ANN401 - any driver's
+        # SQLAlchemy sets it when it has reconnected on checkout, and to None when it gives it back.
+        self._connection = connection
+        if connection is not None and self._connection_record is not None:
+            self._ownership = self._connection_record.ownership  # type: ignore[attr-defined]
+
+    @property
+    def driver_connection(self) -> Any:  # noqa: ANN401 - any driver's
+        """The driver's connection; for an asyncio dialect, what its adapter wraps."""
+        if not self._page[0]:
+            self.refuse_if_inherited()
+        return super().driver_connection
+
+    def cursor(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the driver's signature
+        """Return a new cursor of the driver's."""
+        if not self._page[0]:
+            self.refuse_if_inherited()
+        return self._connection.cursor(*args, **kwargs)
+
+    def commit(self) -> None:
+        """Commit the transaction."""
+        if not self._page[0]:
+            self.refuse_if_inherited()
+        self._connection.commit()
+
+    def rollback(self) -> None:
+        """Roll back the transaction; nothing in a process that did not check the connection out."""
+        if self._page[0]:
+            self._connection.rollback()
+        else:
+            _fork.current()
+
+    def __getattr__(self, key: str) -> Any:  # noqa: ANN401 - whatever the driver has
+        if not self._page[0]:
+            self.refuse_if_inherited()
+        return getattr(self._connection, key)
+
+    def __repr__(self) -> str:
+        if not self._page[0]:
+            state = "discarded"
+        elif self._connection is None:
+            state = "closed"
+        else:
+            state = "detached" if self._connection_record is None else "checked out"
+        owner = self._ownership.generation
+        return f"<{type(self).__name__} of a {self._ownership.driver.name} connection, {state}, of pid {owner.pid}>"
+
+    # -- giving it back ------------------------------------------------------------------------------------------
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether this still refers to a connection that this process may use."""
+        return self._connection is not None and bool(self._page[0])
+
+    def close(self) -> None:
+        """Give the connection back to the pool; nothing in a process that did not check it out."""
+        self._counter -= 1
+        if self._counter == 0:
+            self._checkin()
+
+    def _close_special(self, transaction_reset: bool = False) -> None:  # noqa: FBT001, FBT002 - SQLAlchemy's signature
+        self._counter -= 1
+        if self._counter == 0:
+            self._checkin(transaction_reset)
+
+    def _checkin(self, transaction_was_reset: bool = False) -> None:  # noqa: FBT001, FBT002 - SQLAlchemy's signature
+        if not self._page[0]:
+            _fork.current()
+            return
+        record: Any = self._connection_record
+        connection = self._connection
+        if connection is not None:
+            pool: Any = self._pool
+            if record is None:
+                self._close_detached(transaction_was_reset)
+                return
+            if self._echo:
+                pool.logger.debug("Connection %r being returned to pool", connection)
+            try:
+                events = pool.dispatch.reset
+                if (
+                    transaction_was_reset
+                    or self._echo
+                    or pool._reset_on_return is not reset_rollback
+                    or not pool._rolls_back_plainly
+                    or events.listeners
+                    or events.parent_listeners
+                ):
+                    self._reset(pool, transaction_was_reset, terminate_only=False, asyncio_safe=True)
+                else:
+                    connection.rollback()
+            except BaseException as error:
+                pool.logger.error("Exception during reset or similar", exc_info=True)  # noqa: TRY400 - as SQLAlchemy
+                if not isinstance(error, Exception):
+                    self._let_go()
+                    record._checkin_failed(error)
+                    raise
+                record.invalidate(e=error)
+        self._connection = None
+        self._connection_record = None
+        if record is not None and record.holder == id(self):
+            record.checkin()
+
+    def _let_go(self) -> None:
+        self._connection = None
+        self._connection_record = None
+
+    def _close_detached(self, transaction_was_reset: bool) -> None:  # noqa: FBT001 - as its caller
+        pool: Any = self._pool
+        connection = self._connection
+        try:
+            self._reset(pool, transaction_was_reset, terminate_only=True, asyncio_safe=True)
+            if pool.dispatch.close_detached:
+                pool.dispatch.close_detached(connection)
+            pool._close_connection(connection)
+        except BaseException as error:
+            pool.logger.error("Exception during reset or similar", exc_info=True)  # noqa: TRY400 - as SQLAlchemy
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._connection = None
+
+    def invalidate(self, e: BaseException | None = None, soft: bool = False) -> None:  # noqa: FBT001, FBT002 - as above
+        """Drop the connection as broken; nothing in a process that did not check it out."""
+        if self._page[0]:
+            super().invalidate(e, soft)
+        else:
+            _fork.current()
+
+    def detach(self) -> None:
+        """Take the connection out of the pool: closing it then really closes it."""
+        record: Any = self._connection_record
+        if record is None:
+            return
+        if not self._page[0]:
+            _fork.current()
+            return
+        record.holder = 0
+        record.dbapi_connection = None
+        record.ownership = None  # it is ours now: self._ownership
+        self._pool._do_return_conn(record)
+        self.info = self.info.copy()  # type: ignore[misc]
+        self._connection_record = None
+        if self._pool.dispatch.detach:
+            self._pool.dispatch.detach(self._connection, record)
+
+

@@ -1,0 +1,104 @@
+"""What pidpool uses of SQLAlchemy that SQLAlchemy does not promise. The rest of this room takes it from here.
+
+Checked against SQLAlchemy 2.0.0 to 2.0.58 and 2.1.0 to 2.1.9. ``tests/pool/test_private_names.py`` looks at each of
+these names and says what is missing when one has changed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy.engine.default import DefaultDialect
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import Pool, PoolResetState
+from sqlalchemy.pool.base import (
+    ConnectionPoolEntry,
+    PoolProxiedConnection,
+    _ConnectionFairy,
+    _ConnectionRecord,
+    _ConnDialect,
+    reset_commit,
+    reset_rollback,
+)
+from sqlalchemy.util import safe_reraise
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = [
+    "PRIVATE_ATTRIBUTES",
+    "ConnectionPoolEntry",
+    "DefaultDialect",
+    "Pool",
+    "PoolProxiedConnection",
+    "PoolResetState",
+    "PoolTimeoutError",
+    "_ConnDialect",
+    "_ConnectionFairy",
+    "_ConnectionRecord",
+    "forget_event_locks",
+    "guard_begin",
+    "reset_commit",
+    "reset_rollback",
+    "rolls_back_plainly",
+    "safe_reraise",
+]
+
+#: The private attributes and methods that this room reads, sets or overrides, by the class that has them.
+PRIVATE_ATTRIBUTES: Final = {
+    "Pool": (
+        "_close_connection",
+        "_create_connection",
+        "_creator",
+        "_dialect",
+        "_do_get",
+        "_do_return_conn",
+        "_invalidate",
+        "_invalidate_time",
+        "_invoke_creator",
+        "_orig_logging_name",
+        "_pre_ping",
+        "_recycle",
+        "_reset_on_return",
+        "_return_conn",
+        "_should_log_debug",
+        "_should_wrap_creator",
+    ),
+    "_ConnectionRecord": ("_checkin_failed", "_soft_invalidate_time", "fairy_ref", "finalize_callback", "starttime"),
+    "_ConnectionFairy": ("_checkin", "_checkout", "_close_special", "_connection_record", "_counter", "_echo", "_pool", "_reset"),
+    "_CompoundListener": ("_exec_once_mutex", "listeners", "parent_listeners"),
+}
+
+
+def rolls_back_plainly(dialect: Any) -> bool:  # noqa: ANN401 - a Dialect, or the stand-in of a plain DB-API pool
+    """Tell whether the dialect's ``do_rollback`` is the stock one, which only calls the connection's ``rollback``."""
+    if "do_rollback" in getattr(dialect, "__dict__", ()):  # replaced on the instance
+        return False
+    return type(dialect).do_rollback in (DefaultDialect.do_rollback, _ConnDialect.do_rollback)
+
+
+def forget_event_locks(pool: Pool) -> None:
+    """Give the pool's events fresh mutexes: one that a thread held in the parent is locked for ever in the child.
+
+    SQLAlchemy holds a mutex around the first ``connect`` event of a pool, while the dialect asks the server about itself.
+    """
+    for event in (pool.dispatch.connect, pool.dispatch.first_connect):
+        if getattr(event, "_exec_once_mutex", None) is not None:
+            event._exec_once_mutex = None
+
+
+def guard_begin(dialect: Any, check: Callable[[Any], None]) -> None:  # noqa: ANN401 - see above
+    """Have ``check(connection)`` called before the dialect begins a transaction.
+
+    ``Connection.begin()`` touches nothing of a connection: DB-APIs begin by themselves, and the stock ``do_begin`` is empty.
+    """
+    begin = getattr(dialect, "do_begin", None)
+    if begin is None or getattr(begin, "_guarded_by_pidpool", False):
+        return
+
+    def do_begin(dbapi_connection: Any) -> None:  # noqa: ANN401 - see above
+        check(dbapi_connection)
+        begin(dbapi_connection)
+
+    do_begin._guarded_by_pidpool = True  # type: ignore[attr-defined]
+    dialect.do_begin = do_begin
