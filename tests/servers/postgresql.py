@@ -32,7 +32,7 @@ class PostgreSQL(PrivateServer):
             password_file.write(PASSWORD)
             password_file.flush()
             Path(password_file.name).chmod(0o644)
-            command = [self._programs() / "initdb", "--pgdata", data, "--username", USER]
+            command = [str(self._programs() / "initdb"), "--pgdata", str(data), "--username", USER]
             command += ["--pwfile", password_file.name, "--auth", "scram-sha-256"]
             command += ["--encoding", "UTF8", "--locale", "C", "--no-sync"]
             self._run(command)

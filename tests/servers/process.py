@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from tests.servers.address import Address
 
@@ -49,7 +49,10 @@ class PrivateServer(ABC):
         self.folder = Path(tempfile.mkdtemp(prefix=f"{self.product}-", dir=run_folder))
         self.process: subprocess.Popen[bytes] | None = None
         self.address: Address | None = None
-        self._account = unprivileged_account()
+        account = unprivileged_account()
+        self._user = account.pw_uid if account else None
+        self._group = account.pw_gid if account else None
+        self._groups: list[int] | None = [] if account else None
 
     # What a product must say about itself
 
@@ -129,7 +132,9 @@ class PrivateServer(ABC):
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C in the terminal must not reach it before the tests end
-                **self._as_account(),
+                user=self._user,
+                group=self._group,
+                extra_groups=self._groups,
             )
         # Written at once: the keeper ends whatever is recorded here, even after a SIGKILL of the tests.
         record = {"pid": self.process.pid, "signal": int(self.stop_signal)}
@@ -167,13 +172,13 @@ class PrivateServer(ABC):
         with locked(self.run_folder / f"template-{self.product}.lock"):
             if not template.exists():
                 unfinished = Path(tempfile.mkdtemp(prefix=f"unfinished-{self.product}-", dir=self.run_folder))
-                self._hand_over(unfinished)
                 make_certificate(unfinished / "certificate.pem", unfinished / "key.pem")
+                self._hand_over(unfinished)
                 self._create(unfinished / "data")
                 unfinished.rename(template)
         return template
 
-    def _run(self, command: Sequence[str | Path]) -> None:
+    def _run(self, command: Sequence[str]) -> None:
         """Run a command of the server's product to its end, as the account that serves."""
         done = subprocess.run(
             command,
@@ -183,21 +188,18 @@ class PrivateServer(ABC):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            **self._as_account(),
+            user=self._user,
+            group=self._group,
+            extra_groups=self._groups,
         )
         if done.returncode != 0:
             raise ServerError(f"{command[0]} failed with exit code {done.returncode}:\n{done.stdout}")
 
-    def _as_account(self) -> Mapping[str, int | list[int]]:
-        if self._account is None:
-            return {}
-        return {"user": self._account.pw_uid, "group": self._account.pw_gid, "extra_groups": []}
-
     def _hand_over(self, folder: Path) -> None:
         """Give a folder to the account that serves; everybody may pass, to read the certificate."""
-        if self._account is not None:
+        if self._user is not None and self._group is not None:
             for path in (folder, *folder.rglob("*")):
-                os.chown(path, self._account.pw_uid, self._account.pw_gid)
+                os.chown(path, self._user, self._group)
         folder.chmod(0o755)
 
     @property

@@ -1,0 +1,111 @@
+"""Make sure that this machine has what the tests cannot get from PyPI.
+
+tox runs it before the tests. It uses the standard library only. On Debian and its kin, as root, it installs
+what is missing; elsewhere it says how and fails. It chooses packages that start no service.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+
+class Need(NamedTuple):
+    """Something that the tests need of the machine."""
+
+    what: str
+    is_met: Callable[[], bool]
+    debian_packages: tuple[str, ...]
+
+
+# Debian keeps servers in folders that are not on everybody's PATH.
+_SEARCH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
+
+
+def has(*programs: str) -> bool:
+    """Return whether all these programs are on this machine."""
+    return all(shutil.which(program, path=_SEARCH) for program in programs)
+
+
+def has_library(*names: str) -> bool:
+    """Return whether pkg-config, which mysqlclient's build asks, knows one of these libraries."""
+    return has("pkg-config") and any(
+        subprocess.run(["pkg-config", "--exists", name], check=False).returncode == 0 for name in names
+    )
+
+
+NEEDS = (
+    Need(
+        "a MariaDB server",
+        lambda: "PIDPOOL_TEST_MARIADB_URL" in os.environ or has("mariadbd", "mariadb-install-db"),
+        ("mariadb-server-core", "mariadb-client-core"),
+    ),
+    Need("the openssl command, for certificates", lambda: has("openssl"), ("openssl",)),
+    # mysqlclient comes as source only.
+    Need("a C compiler, for mysqlclient", lambda: has("cc") or has("gcc"), ("gcc", "libc6-dev")),
+    Need("pkg-config, for mysqlclient", lambda: has("pkg-config"), ("pkg-config",)),
+    Need(
+        "MariaDB's client library, for mysqlclient",
+        lambda: has_library("libmariadb", "mariadb", "mysqlclient"),
+        ("libmariadb-dev",),
+    ),
+    Need(
+        "Python's C headers, for mysqlclient",
+        lambda: Path(sysconfig.get_path("include"), "Python.h").exists(),
+        ("python3-dev",),
+    ),
+)
+
+
+def missing() -> list[Need]:
+    """Return the needs that this machine does not meet."""
+    return [need for need in NEEDS if not need.is_met()]
+
+
+def install(packages: Iterable[str]) -> None:
+    """Install Debian packages; raises CalledProcessError."""
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    # Another apt-get may be at work: a machine that has just booted updates itself.
+    apt_get = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300"]
+    subprocess.run([*apt_get, "update"], check=True, env=environment)
+    command = [*apt_get, "install", "--yes", "--no-install-recommends", *packages]
+    subprocess.run(command, check=True, env=environment)
+
+
+def main() -> int:
+    """Provide what is missing; return the exit code."""
+    lacking = missing()
+    if not lacking:
+        return 0
+    packages = [package for need in lacking for package in need.debian_packages]
+    whats = "; ".join(need.what for need in lacking)
+    if has("apt-get") and os.geteuid() == 0:
+        sys.stderr.write(f"The tests need {whats}. Installing {' '.join(packages)} ...\n")
+        install(packages)
+        lacking = missing()
+        if not lacking:
+            return 0
+    how = f"sudo apt-get update && sudo apt-get install --no-install-recommends {' '.join(packages)}"
+    if not has("apt-get"):
+        how = f"your package manager; what Debian calls {' '.join(packages)}"
+        if sys.platform == "darwin":
+            how = "brew install mariadb openssl pkg-config"
+    whats = "; ".join(need.what for need in lacking)
+    sys.stderr.write(f"The tests need {whats}, which this machine lacks. Install it with:\n    {how}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    with Path(tempfile.gettempdir(), "pidpool-provision.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tox may run several environments at once
+        sys.exit(main())
