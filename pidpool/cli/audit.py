@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -163,13 +162,17 @@ def _hazards(only: tuple[str, ...]) -> tuple[Hazard, ...]:
 
 def _subjects(names: tuple[str, ...]) -> tuple[Subject, ...]:
     """Return the pools to test, in the order in which they were asked for and each of them once."""
-    if any(":" in name for name in names) and (here := str(Path.cwd())) not in sys.path:
-        # A console script has its own directory there; people expect theirs, as with python -m.
-        sys.path.insert(0, here)
+    return tuple({name: _subject(name) for name in names}.values())
+
+
+def _subject(name: str) -> Subject:
     try:
-        return tuple({name: hazards.subject(name) for name in names}.values())
+        return hazards.subject(name)
     except hazards.UnknownSubject as error:
         raise CommandError(str(error)) from error
+    except Exception as error:  # A module of the user's was imported: it may fail in every way there is.
+        message = f"cannot import the pool {name}: {type(error).__name__}: {error}"
+        raise CommandError(message) from error
 
 
 def _target(url: str | None, resources: ExitStack, renderer: Renderer, interrupts: Interrupts) -> Target:
@@ -179,9 +182,19 @@ def _target(url: str | None, resources: ExitStack, renderer: Renderer, interrupt
             renderer.notice("No URL: starting a throw-away PostgreSQL in a temporary folder ...")
             with interrupts.shield():  # Cut in two, a start leaves a server behind.
                 url = resources.enter_context(embedded.postgresql())
-        return resources.enter_context(hazards.check_target(url))
+        target = hazards.check_target(url)
     except hazards.TargetError as error:
         raise CommandError(str(error)) from error
+    resources.callback(_remove, target, renderer)
+    return target
+
+
+def _remove(target: Target, renderer: Renderer) -> None:
+    """Remove what the audit created; if the server refuses, say so and keep the results."""
+    try:
+        target.close()
+    except hazards.TargetError as error:
+        renderer.error(str(error))
 
 
 @contextmanager

@@ -1,0 +1,290 @@
+"""Runs against real servers: what is shown, what is written, and which exit code says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
+
+import pidpool
+from pidpool.hazards import CATALOGUE
+from tests.cli.conftest import COMMAND
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.cli.conftest import Pidpool
+    from tests.servers import Address
+
+# QueuePool loses it with every driver, and both answer within a second.
+HAZARD = "open-transaction"
+
+
+@pytest.fixture
+def url(postgresql: Address) -> str:
+    return postgresql.url("psycopg")
+
+
+def test_a_safe_pool_ends_with_0_and_the_matrix_says_safe(run_pidpool: Pidpool, url: str) -> None:
+    result = run_pidpool("audit", url, "--only", HAZARD, "--pool", "pidpool")
+    assert result.returncode == 0, result
+    assert f"{HAZARD} {CATALOGUE[HAZARD].title} safe".split() in _words(result.stdout)
+    assert "pidpool: safe in 1 of 1 rows." in result.stdout
+
+
+def test_an_unsafe_pool_ends_with_1_and_a_line_that_says_what_was_lost(
+    run_pidpool: Pidpool, url: str
+) -> None:
+    result = run_pidpool("audit", url, "--only", HAZARD, "--pool", "queuepool")
+    assert result.returncode == 1, result
+    assert f"{HAZARD} {CATALOGUE[HAZARD].title} LOST".split() in _words(result.stdout)
+    assert "queuepool: not safe in 1 of 1 rows." in result.stdout
+    (finding,) = [line for line in result.stdout.splitlines() if line.startswith(f"{HAZARD}, queuepool: ")]
+    assert "no detail" not in finding
+
+
+def test_the_first_pool_decides_the_exit_code(run_pidpool: Pidpool, url: str) -> None:
+    result = run_pidpool("audit", url, "--only", HAZARD, "--pool", "pidpool", "--pool", "queuepool")
+    assert result.returncode == 0, result
+    assert f"{HAZARD} {CATALOGUE[HAZARD].title} safe LOST".split() in _words(result.stdout)
+
+
+def test_results_go_to_stdout_and_progress_to_stderr_both_plain_in_a_pipe(
+    run_pidpool: Pidpool, url: str
+) -> None:
+    result = run_pidpool("audit", url, "--only", f"{HAZARD},dispose")
+    assert result.returncode == 0, result
+    assert "\x1b" not in result.stdout + result.stderr
+    assert "…" not in result.stdout
+    assert result.stdout.index("target") < result.stdout.index("LOST")  # Settings first.
+    for pool in ("pidpool", "queuepool", "queuepool+dispose-noclose"):
+        assert f"{HAZARD}, {pool}: " in result.stderr
+    assert "[6/6]" in result.stderr
+    assert "[6/6]" not in result.stdout
+    password = create_engine(url).url.password
+    assert password
+    assert str(password) not in result.stdout + result.stderr
+
+
+def test_mariadb_is_audited_too_with_the_url_from_the_environment(
+    run_pidpool: Pidpool, mariadb: Address
+) -> None:
+    result = run_pidpool("audit", "--only", HAZARD, env={"PIDPOOL_AUDIT_URL": mariadb.url("pymysql")})
+    assert result.returncode == 0, result
+    assert "MariaDB" in result.stdout
+    assert mariadb.password not in result.stdout + result.stderr
+
+
+def test_the_json_file_holds_settings_versions_and_raw_verdicts(
+    run_pidpool: Pidpool, url: str, tmp_path: Path
+) -> None:
+    result = run_pidpool(
+        "audit", url, "--only", HAZARD, "--pool", "queuepool", "--pool", "pidpool", "--json", "result.json"
+    )
+    assert result.returncode == 1, result
+    written = (tmp_path / "result.json").read_text()
+    content = json.loads(written)
+    assert content["schema"] == "pidpool-audit/1"
+    assert (content["safe"], content["interrupted"]) == (False, False)
+    assert content["settings"]["pools"] == ["queuepool", "pidpool"]
+    assert content["settings"]["driver"] == "psycopg"
+    assert set(content["versions"]) == {"pidpool", "sqlalchemy", "driver", "server", "python", "kernel"}
+    assert content["versions"]["pidpool"] == pidpool.__version__
+    assert [(verdict["pool"], verdict["outcome"]) for verdict in content["verdicts"]] == [
+        ("queuepool", "lost"),
+        ("pidpool", "safe"),
+    ]
+    assert all(verdict["hazard"] == HAZARD and verdict["seconds"] > 0 for verdict in content["verdicts"])
+    assert str(create_engine(url).url.password) not in written
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]  # No temporary file is left.
+
+
+def test_the_markdown_file_begins_with_a_table_for_a_readme(
+    run_pidpool: Pidpool, url: str, tmp_path: Path
+) -> None:
+    result = run_pidpool(
+        "audit", url, "--only", HAZARD, "--pool", "pidpool", "--pool", "queuepool", "--markdown", "matrix.md"
+    )
+    assert result.returncode == 0, result
+    table, *rest = (tmp_path / "matrix.md").read_text().split("\n\n")
+    assert table.splitlines() == [
+        "| hazard | the child ... | pidpool | queuepool |",
+        "| --- | --- | --- | --- |",
+        f"| `{HAZARD}` | {CATALOGUE[HAZARD].title} | safe | **LOST** |",
+    ]
+    assert f"- {HAZARD}, queuepool: " in "\n".join(rest)
+
+
+def test_a_pool_class_and_a_function_of_yours_can_be_audited(
+    run_pidpool: Pidpool, url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from sqlalchemy import create_engine\n"
+        "from sqlalchemy.pool import QueuePool\n"
+        "from pidpool import PidPool\n"
+        "class Pool(QueuePool):\n"
+        "    pass\n"
+        "def engine(url):\n"
+        "    return create_engine(url, poolclass=PidPool)\n"
+    )
+    result = run_pidpool("audit", url, "--only", HAZARD, "--pool", "mine:engine", "--pool", "mine:Pool")
+    assert result.returncode == 0, result
+    assert f"{HAZARD} {CATALOGUE[HAZARD].title} safe LOST".split() in _words(result.stdout)
+
+
+def test_a_pool_that_could_not_be_tested_at_all_is_not_called_safe(
+    run_pidpool: Pidpool, mariadb: Address
+) -> None:
+    result = run_pidpool(
+        "audit", mariadb.url("pymysql"), "--only", HAZARD, "--pool", "psycopg-pool", "--pool", "pidpool"
+    )
+    assert result.returncode == 2, result
+    assert f"{HAZARD}, psycopg-pool: skipped, " in result.stdout
+    assert "Nothing was tested" in result.stderr
+
+
+def test_where_nothing_can_be_created_the_audit_refuses(run_pidpool: Pidpool, postgresql: Address) -> None:
+    administrator = create_engine(postgresql.url("psycopg"), poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    role = f"reader_{os.getpid()}"
+    with administrator.connect() as connection:
+        connection.execute(text(f"CREATE ROLE {role} LOGIN PASSWORD 'r3ad3r'"))
+    try:
+        reader = administrator.url.set(username=role, password="r3ad3r")
+        result = run_pidpool("audit", reader.render_as_string(hide_password=False))
+    finally:
+        with administrator.connect() as connection:
+            connection.execute(text(f"DROP ROLE {role}"))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "create" in result.stderr
+    assert "r3ad3r" not in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_the_audit_removes_what_it_created(run_pidpool: Pidpool, url: str) -> None:
+    assert run_pidpool("audit", url, "--only", HAZARD, "--pool", "pidpool").returncode == 0
+    assert _own_schemas(url) == []
+
+
+def test_a_signal_stops_the_scenarios_shows_what_is_known_and_removes_what_was_created(
+    environment: dict[str, str], url: str, tmp_path: Path
+) -> None:
+    arguments = [url, "--jobs", "1", "--pool", "pidpool", "--json", str(tmp_path / "result.json")]
+    with _started("audit", *arguments, environment=environment) as process:
+        _wait_for("[1/", process)
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        output, errors = process.communicate(timeout=30)
+        taken = time.monotonic() - begun
+    assert process.returncode == 143, errors
+    assert "interrupted by SIGTERM" in errors
+    assert f"Interrupted: 1 of {len(CATALOGUE)} scenarios" in output
+    assert "not run" in output
+    assert taken < 10
+    content = json.loads((tmp_path / "result.json").read_text())
+    assert (content["interrupted"], content["safe"], len(content["verdicts"])) == (True, False, 1)
+    assert _own_schemas(url) == []
+
+
+class TestWithoutUrl:
+    @pytest.fixture
+    def folder(self) -> Iterator[Path]:
+        """Where the command makes its temporary folders; short, since a socket's path must be."""
+        with tempfile.TemporaryDirectory(prefix="pidpool-", ignore_cleanup_errors=True) as name:
+            folder = Path(name)
+            folder.chmod(0o777)  # As root the server runs as another user.
+            yield folder
+
+    def test_a_throw_away_server_is_started_announced_and_removed(
+        self, run_pidpool: Pidpool, folder: Path
+    ) -> None:
+        result = run_pidpool("audit", "--only", HAZARD, "--pool", "pidpool", env={"TMPDIR": str(folder)})
+        assert result.returncode == 0, result
+        assert "throw-away PostgreSQL" in result.stderr
+        assert list(folder.iterdir()) == []
+        assert _servers_in(folder) == []
+
+    def test_ctrl_c_leaves_no_server_no_folder_and_no_scenario_behind(
+        self, environment: dict[str, str], folder: Path
+    ) -> None:
+        with _started("audit", environment={**environment, "TMPDIR": str(folder)}) as process:
+            _wait_for("[1/", process)
+            assert _servers_in(folder)
+            scenarios = psutil.Process(process.pid).children(recursive=True)
+            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGINT)  # People press it twice.
+            output, errors = process.communicate(timeout=30)
+        assert process.returncode == 130, errors
+        assert "Interrupted: " in output
+        assert list(folder.iterdir()) == []
+        assert _servers_in(folder) == []
+        assert psutil.wait_procs(scenarios, timeout=5)[1] == []
+
+    def test_ctrl_c_while_the_server_starts_leaves_nothing_behind_either(
+        self, environment: dict[str, str], folder: Path
+    ) -> None:
+        with _started("audit", environment={**environment, "TMPDIR": str(folder)}) as process:
+            _wait_for("throw-away PostgreSQL", process)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=30)
+        assert process.returncode == 130, errors
+        assert list(folder.iterdir()) == []
+        assert _servers_in(folder) == []
+
+
+def _words(output: str) -> list[list[str]]:
+    """Return each line's words: a table's columns are as wide as they need to be."""
+    return [line.split() for line in output.splitlines()]
+
+
+def _own_schemas(url: str) -> list[str]:
+    engine = create_engine(url, poolclass=NullPool)
+    with engine.connect() as connection:
+        statement = "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'pidpool%'"
+        return list(connection.scalars(text(statement)))
+
+
+def _started(*arguments: str, environment: dict[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        # A test run in a shell's background ignores SIGINT, and its children would inherit that.
+        preexec_fn=_heed_interrupts,  # noqa: PLW1509 - one call of signal(2)
+    )
+
+
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _wait_for(words: str, process: subprocess.Popen[str]) -> None:
+    """Read what `process` reports until `words` appear in it."""
+    assert process.stderr is not None
+    seen = []
+    for line in process.stderr:
+        seen.append(line)
+        if words in line:
+            return
+    pytest.fail(f"the command ended before it said {words!r}: {''.join(seen)}")
+
+
+def _servers_in(folder: Path) -> list[int]:
+    """Return the PostgreSQL servers whose data lies below `folder`."""
+    return [
+        process.pid
+        for process in psutil.process_iter(["name", "cmdline"])
+        if process.info["name"] == "postgres"
+        and any(str(folder) in part for part in process.info["cmdline"] or [])
+    ]

@@ -1,0 +1,208 @@
+"""What the command says when it is asked for something other than a run, or for something impossible."""
+
+from __future__ import annotations
+
+import os
+import pty
+import socket
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+import pidpool
+from pidpool.hazards import CATALOGUE, SUBJECTS
+from tests.cli.conftest import COMMAND
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.conftest import Pidpool
+    from tests.conftest import RunScript
+    from tests.servers import Address
+
+SECRET = "s3cr3t-w0rd"
+
+
+@pytest.fixture
+def nobody() -> str:
+    """A URL with a password, for a port at which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    return f"postgresql+psycopg://somebody:{SECRET}@127.0.0.1:{port}/database"
+
+
+def test_version_is_the_packages(run_pidpool: Pidpool) -> None:
+    result = run_pidpool("--version")
+    assert (result.returncode, result.stdout) == (0, f"pidpool, version {pidpool.__version__}\n")
+
+
+def test_help_names_the_commands_and_their_options(run_pidpool: Pidpool) -> None:
+    assert "audit" in run_pidpool("--help").stdout
+    text = run_pidpool("audit", "--help").stdout
+    for option in ("--pool", "--only", "--list", "--explain", "--json", "--markdown", "--timeout", "--jobs"):
+        assert option in text
+    assert "PIDPOOL_AUDIT_URL" in text
+
+
+def test_list_names_every_hazard_and_every_pool(run_pidpool: Pidpool) -> None:
+    result = run_pidpool("audit", "--list")
+    assert result.returncode == 0
+    listed = {line.split()[0] for line in result.stdout.splitlines() if line.strip()}
+    assert set(CATALOGUE) | set(SUBJECTS) | {"module:Class", "module:function"} <= listed
+    for hazard in CATALOGUE.values():
+        assert hazard.title in result.stdout
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_explain_tells_the_story_the_advice_and_the_source(run_pidpool: Pidpool, name: str) -> None:
+    result = run_pidpool("audit", "--explain", name)
+    hazard = CATALOGUE[name]
+    assert result.returncode == 0
+    assert hazard.source.rstrip() in result.stdout
+    flowing = " ".join(result.stdout.split())  # Prose is folded; its words are all there.
+    for text in (hazard.title, hazard.story, hazard.advice, hazard.promise):
+        assert " ".join(text.split()) in flowing
+    assert "\x1b" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("variables", "colored"),
+    [
+        ({"TERM": "xterm-256color"}, True),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, False),
+        ({"TERM": "dumb"}, False),
+    ],
+)
+def test_only_a_terminal_that_wants_them_gets_escape_sequences(
+    environment: dict[str, str], variables: dict[str, str], colored: bool
+) -> None:
+    assert (
+        "\x1b[" in _on_terminal([*COMMAND, "audit", "--explain", "gc"], {**environment, **variables})
+    ) is colored
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--only", "nonsense"], ["--explain", "nonsense"], ["--only", "gc,nonsense"]]
+)
+def test_an_unknown_hazard_is_answered_with_the_known_ones(
+    run_pidpool: Pidpool, arguments: list[str]
+) -> None:
+    result = run_pidpool("audit", *arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "nonsense" in result.stderr
+    for name in CATALOGUE:
+        assert name in result.stderr
+
+
+@pytest.mark.parametrize("pool", ["nonsense", "no_such_module:Pool", "os:no_such_name"])
+def test_an_unknown_pool_is_answered_with_the_known_ones(run_pidpool: Pidpool, pool: str) -> None:
+    result = run_pidpool("audit", "--pool", "pidpool", "--pool", pool)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert pool in result.stderr
+    for name in SUBJECTS:
+        assert name in result.stderr
+
+
+def test_an_unreachable_server_is_named_and_the_password_is_not(run_pidpool: Pidpool, nobody: str) -> None:
+    result = run_pidpool("audit", nobody)
+    assert result.returncode == 2
+    assert "127.0.0.1" in result.stderr
+    assert SECRET not in result.stdout + result.stderr
+
+
+def test_a_wrong_password_is_not_shown(run_pidpool: Pidpool, postgresql: Address) -> None:
+    url = postgresql.url("psycopg").replace(postgresql.password, SECRET)
+    result = run_pidpool("audit", url)
+    assert result.returncode == 2
+    assert SECRET not in result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"somebody:{SECRET}@host/database",
+        f"postgresql+psycopg://somebody:{SECRET}@host:port/database",
+        f"postgresql+asyncpg://somebody:{SECRET}@127.0.0.1/database",
+        f"nonsense://somebody:{SECRET}@127.0.0.1/database",
+        "sqlite://",
+    ],
+)
+def test_an_unusable_url_is_refused_without_its_password(run_pidpool: Pidpool, url: str) -> None:
+    result = run_pidpool("audit", url)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert SECRET not in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["{url}"],
+        ["audit", "{url}", "{url}"],
+        ["audit", "--pool", "{url}"],
+        ["audit", "--only", "{url}"],
+        ["audit", "--timeout", "{url}"],
+        ["audit", "{url}?password=" + SECRET],
+    ],
+)
+def test_a_password_in_the_wrong_place_is_not_shown_either(
+    run_pidpool: Pidpool, nobody: str, arguments: list[str]
+) -> None:
+    result = run_pidpool(*(argument.replace("{url}", nobody) for argument in arguments))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert SECRET not in result.stderr
+
+
+def test_the_environment_may_hold_the_url(run_pidpool: Pidpool, nobody: str) -> None:
+    result = run_pidpool("audit", env={"PIDPOOL_AUDIT_URL": nobody})
+    assert result.returncode == 2
+    assert "127.0.0.1" in result.stderr
+    assert SECRET not in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--json", "--markdown"])
+@pytest.mark.parametrize("path", [".", "no/such/folder/file", "file/below"])
+def test_a_file_that_cannot_be_written_is_refused_before_the_run(
+    run_pidpool: Pidpool, tmp_path: Path, nobody: str, option: str, path: str
+) -> None:
+    (tmp_path / "file").touch()
+    result = run_pidpool("audit", nobody, option, path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert path in result.stderr
+    assert "127.0.0.1" not in result.stderr  # It did not even connect.
+
+
+def test_without_the_extra_the_command_says_what_to_install(
+    run_script: RunScript, environment: dict[str, str]
+) -> None:
+    result = run_script(
+        """
+        import sys
+        sys.modules["click"] = None  # What an installation without it looks like to an import.
+        from pidpool.cli import main
+        main()
+        """,
+        env=environment,
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "pip install 'pidpool[cli]'" in result.stderr
+
+
+def _on_terminal(command: list[str], environment: dict[str, str]) -> str:
+    """Run `command` on a pseudo-terminal and return what it wrote there."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        written = b""
+        # Linux reports the end of a terminal as an input/output error.
+        try:
+            while piece := os.read(ours, 65536):
+                written += piece
+        except OSError:
+            pass
+        finally:
+            os.close(ours)
+    assert process.returncode == 0
+    return written.decode()
