@@ -182,10 +182,11 @@ def _target(url: str | None, resources: ExitStack, renderer: Renderer, interrupt
             renderer.notice("No URL: starting a throw-away PostgreSQL in a temporary folder ...")
             with interrupts.shield():  # Cut in two, a start leaves a server behind.
                 url = resources.enter_context(embedded.postgresql())
-        target = hazards.check_target(url)
+        with interrupts.shield():  # Likewise, a schema.
+            target = hazards.check_target(url)
+            resources.callback(_remove, target, renderer)
     except hazards.TargetError as error:
         raise CommandError(str(error)) from error
-    resources.callback(_remove, target, renderer)
     return target
 
 
