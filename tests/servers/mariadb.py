@@ -7,6 +7,8 @@ import shutil
 import signal
 from typing import TYPE_CHECKING
 
+import pymysql
+
 from tests.servers.address import Address
 from tests.servers.process import LOOPBACK, PASSWORD, USER, PrivateServer
 
@@ -72,8 +74,6 @@ class MariaDB(PrivateServer):
 
 def run_mariadb(address: Address, *statements: str) -> None:
     """Run statements in autocommit."""
-    import pymysql
-
     connection = pymysql.connect(
         host=address.host,
         port=address.port,

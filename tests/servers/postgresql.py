@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psycopg
+
 from tests.servers.address import Address
 from tests.servers.process import LOOPBACK, PASSWORD, USER, PrivateServer
 
@@ -78,8 +80,6 @@ class PostgreSQL(PrivateServer):
 
 def run_postgresql(address: Address, *statements: str) -> None:
     """Run statements in autocommit."""
-    import psycopg
-
     with psycopg.connect(
         host=address.host,
         port=address.port,
