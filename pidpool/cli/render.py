@@ -52,6 +52,7 @@ class Renderer:
         for hazard in hazards:
             table.add_row(hazard.name, hazard.title)
         self._results.print(table)
+        self._results.print()
         pools = self._table("pool", "what it is")
         for subject in subjects:
             pools.add_row(subject.name, subject.title)
@@ -101,7 +102,9 @@ class Renderer:
         table = self._table("hazard", "the child ...", *headings)
         for hazard, cells in report.rows():
             table.add_row(hazard.name, hazard.title, *(_word(cell) for cell in cells))
+        self._results.print()
         self._results.print(table)
+        self._results.print()
         for sentence in report.summary():
             self._results.print(Text(sentence, "bold"), soft_wrap=True)
         for lines in (report.findings(), report.skipped()):
@@ -115,7 +118,7 @@ class Renderer:
         self._results.print()
 
     def _table(self, first: str, second: str, *others: str) -> Table:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
         table.add_column(first, no_wrap=True)
         table.add_column(second, overflow="fold")
         for heading in others:

@@ -132,7 +132,7 @@ class Report:
         for verdict in self._in_order():
             if verdict.outcome == "skipped":
                 pools.setdefault((verdict.hazard, hidden(verdict.detail)), []).append(verdict.subject)
-        return [f"{hazard}, {' and '.join(names)}: skipped, {why}" for (hazard, why), names in pools.items()]
+        return [f"{hazard}, {', '.join(names)}: skipped, {why}" for (hazard, why), names in pools.items()]
 
     def summary(self) -> list[str]:
         """Return a sentence for each pool."""
