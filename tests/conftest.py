@@ -16,7 +16,7 @@ import textwrap
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
@@ -28,6 +28,8 @@ from tests.servers.process import locked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from xdist.workermanage import WorkerController
 
     from tests.servers import PrivateServer
     from tests.servers.address import Backend
@@ -68,7 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)  # xdist's
-def pytest_configure_node(node: Any) -> None:
+def pytest_configure_node(node: WorkerController) -> None:
     node.workerinput["pidpool_run_folder"] = str(node.config.stash[_keeper_key].run_folder)
 
 
