@@ -13,7 +13,7 @@ from pidpool.cli.render import Renderer
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
-@click.group(context_settings=_CONTEXT)
+@click.group(context_settings=_CONTEXT, no_args_is_help=False)
 @click.version_option(pidpool.__version__, prog_name="pidpool")
 def application() -> None:
     """Connection pools that survive fork."""

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pidpool.hazards import run
+from pidpool.hazards import run, stop
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -44,5 +44,8 @@ def carry_out(plan: Plan, target: Target) -> Generator[Verdict]:
         ]
         for scenario in as_completed(scenarios):
             yield scenario.result()
+    except BaseException:
+        stop()  # Its threads wait for scenarios that would take until their time limit.
+        raise
     finally:
         executor.shutdown(cancel_futures=True)
