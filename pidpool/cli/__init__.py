@@ -17,7 +17,7 @@ def main() -> None:
     install instead of a traceback.
     """
     try:
-        from pidpool.cli.application import run
+        from pidpool.cli.application import run  # noqa: PLC0415 - see above
     except ModuleNotFoundError as missing:
         if missing.name not in _EXTRA:
             raise

@@ -109,17 +109,18 @@ def audit(  # noqa: PLR0913  (one parameter for each option: that is how click c
         files.check_writable(path)
 
     report = _run(plan, url, terminal)
-    # The files come first: whoever reads them does not care whether somebody still reads stdout.
-    if json_file:
-        files.write(json_file, report.as_json())
-    if markdown_file:
-        files.write(markdown_file, report.as_markdown())
-    renderer.report(report)
+    # Files first, because nobody may be reading stdout any more; but a full disk does not cost the matrix.
+    try:
+        if json_file:
+            files.write(json_file, report.as_json())
+        if markdown_file:
+            files.write(markdown_file, report.as_markdown())
+    finally:
+        renderer.report(report)
     if interrupts.received:
         return interrupts.received.exit_code
     if not report.is_proven:
-        message = f"Nothing was tested: every row was skipped for {plan.subjects[0].name}."
-        raise CommandError(message)
+        raise CommandError(f"Nothing was tested: every row was skipped for {plan.subjects[0].name}.")
     return 0 if report.is_safe else 1
 
 
@@ -171,8 +172,7 @@ def _subject(name: str) -> Subject:
     except hazards.UnknownSubject as error:
         raise CommandError(str(error)) from error
     except Exception as error:  # A module of the user's was imported: it may fail in every way there is.
-        message = f"cannot import the pool {name}: {type(error).__name__}: {error}"
-        raise CommandError(message) from error
+        raise CommandError(f"cannot import the pool {name}: {type(error).__name__}: {error}") from error
 
 
 def _target(url: str | None, resources: ExitStack, renderer: Renderer, interrupts: Interrupts) -> Target:

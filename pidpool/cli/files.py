@@ -24,8 +24,9 @@ def check_writable(path: Path) -> None:
             with destination.open("a"):
                 pass
     except OSError as error:
-        message = f"{path} cannot be written: {error.strerror or error}. Name a file in a directory of yours."
-        raise CommandError(message) from error
+        raise CommandError(
+            f"{path} cannot be written: {error.strerror or error}. Name a file in a directory of yours."
+        ) from error
 
 
 def write(path: Path, text: str) -> None:
@@ -47,8 +48,7 @@ def write(path: Path, text: str) -> None:
                 temporary.unlink()
             raise
     except OSError as error:
-        message = f"{path} cannot be written: {error.strerror or error}."
-        raise CommandError(message) from error
+        raise CommandError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 def _is_replaceable(destination: Path) -> bool:

@@ -53,7 +53,9 @@ class Interrupts:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give the signals back to whoever had them."""
+        """Give the signals back to whoever had them, but for the last words of an interrupted process."""
+        if self.received:
+            return
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 

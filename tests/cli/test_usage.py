@@ -75,7 +75,7 @@ def test_explain_tells_the_story_the_advice_and_the_source(run_pidpool: Pidpool,
     ],
 )
 def test_only_a_terminal_that_wants_them_gets_escape_sequences(
-    environment: dict[str, str], variables: dict[str, str], colored: bool
+    environment: dict[str, str], variables: dict[str, str], *, colored: bool
 ) -> None:
     assert (
         "\x1b[" in _on_terminal([*COMMAND, "audit", "--explain", "gc"], {**environment, **variables})
