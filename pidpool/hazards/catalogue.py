@@ -1,0 +1,92 @@
+"""The hazards by name, and the decorator with which a scenario enters."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from .errors import UnknownHazard
+
+if TYPE_CHECKING:
+    from .stage import Stage
+
+Scenario = Callable[["Stage"], None]
+
+
+@dataclass(frozen=True)
+class Hazard:
+    """One thing that a child does, and what its parent must not lose by it.
+
+    Attributes:
+        name: its id.
+        title: completes "the child ...".
+        promise: completes "the parent must ...".
+        story: how it comes about in real programs, in plain words.
+        advice: what to do about it.
+        scenario: the function that provokes it.
+        controls: driver -> name of a subject that is known to fail here ("*": every other driver). A row that nobody
+            fails would prove nothing.
+    """
+
+    name: str
+    title: str
+    promise: str
+    story: str
+    advice: str
+    scenario: Scenario = field(repr=False)
+    controls: Mapping[str, str]
+
+    @property
+    def source(self) -> str:
+        """The code that provokes it, without its docstring (which is the story)."""
+        lines = textwrap.dedent(inspect.getsource(self.scenario)).splitlines()
+        function = ast.parse("\n".join(lines)).body[0]
+        if not isinstance(function, ast.FunctionDef):  # pragma: no cover - the decorator takes nothing else
+            return "\n".join(lines)
+        docstring, *rest = function.body
+        head = lines[function.lineno - 1 : docstring.lineno - 1]
+        # From the docstring's last line, not from the next statement: comments in between belong to the code.
+        body = lines[(docstring.end_lineno or docstring.lineno) : rest[-1].end_lineno]
+        return "\n".join([*head, *body]) + "\n"
+
+    def control(self, driver: str) -> str:
+        """Return the name of a subject that fails this hazard with `driver`."""
+        return self.controls.get(driver) or self.controls["*"]
+
+
+CATALOGUE: dict[str, Hazard] = {}
+"""Every hazard, in the order in which people should read them."""
+
+
+def enters(
+    name: str, *, title: str, promise: str, advice: str, controls: Mapping[str, str] | None = None
+) -> Callable[[Scenario], Scenario]:
+    """Enter the decorated scenario into the catalogue; its docstring is the story.
+
+    Parameters:
+        controls: see `Hazard.controls`; by default QueuePool fails with every driver.
+    """
+
+    def enter(scenario: Scenario) -> Scenario:
+        story = " ".join((inspect.getdoc(scenario) or "").split())
+        CATALOGUE[name] = Hazard(
+            name, title, promise, story, advice, scenario, controls or {"*": "queuepool"}
+        )
+        return scenario
+
+    return enter
+
+
+def hazard(name: str) -> Hazard:
+    """Return the hazard called `name`.
+
+    Raises:
+        UnknownHazard: there is none; the message lists the known ones.
+    """
+    if name in CATALOGUE:
+        return CATALOGUE[name]
+    raise UnknownHazard(f"unknown hazard {name!r}; known are {', '.join(CATALOGUE)}")

@@ -1,0 +1,44 @@
+"""What a scenario, or the audit around it, can come to say."""
+
+from __future__ import annotations
+
+
+class Lost(Exception):  # noqa: N818 - a finding, not an error of the program
+    """The hazard did harm; the message says what was lost, in a line a user understands."""
+
+
+class Hang(Exception):  # noqa: N818 - a finding, not an error of the program
+    """Somebody waited for ever; the message says who, and for what."""
+
+
+class Skip(Exception):  # noqa: N818 - a decision, not an error
+    """The hazard cannot be provoked here; the message says why."""
+
+
+class TargetError(Exception):
+    """The audit cannot use this database; the message says what to do and never shows a password."""
+
+
+class UnknownSubject(LookupError):  # noqa: N818 - reads as the answer to `subject("...")`
+    """No pool has this name."""
+
+    def __str__(self) -> str:
+        """Return the sentence itself: `KeyError`'s quotes would make it unreadable."""
+        return str(self.args[0])
+
+
+class UnknownHazard(LookupError):  # noqa: N818 - reads as the answer to `hazard("...")`
+    """No hazard has this name."""
+
+    def __str__(self) -> str:
+        """Return the sentence itself."""
+        return str(self.args[0])
+
+
+def summary(error: BaseException) -> str:
+    """Return one line for `error`: its type and the first line of the driver's own words."""
+    # SQLAlchemy wraps the driver's error, adds the statement, and links to its manual: noise in a table.
+    cause = getattr(error, "orig", None) or error
+    words = str(cause.args[-1] if cause.args and isinstance(cause.args[0], int) else cause)
+    lines = [line.strip() for line in words.splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__

@@ -1,0 +1,359 @@
+"""What a scenario gets: engines of the pool under test, children to fork, and witnesses of what became of the parent."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import multiprocessing
+import os
+import secrets
+import select
+import signal
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
+
+from .backends import rows_of, scalar
+from .errors import Hang, Lost, Skip, summary
+from .proxy import RecordingProxy
+from .target import server_address, through
+from .witness import Witness
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from sqlalchemy import Connection, Engine
+
+    from .subjects import Subject
+    from .target import Target
+
+How = Literal["fork", "hookless", "multiprocessing"]
+Leave = Literal["os._exit", "sys.exit", "exception"]
+
+LEFT_TO_FINALIZATION: list[object] = []
+"""What a child puts here is still alive when its interpreter shuts down, like a module's global engine."""
+
+_PAUSE = 0.001
+
+
+class UncaughtInChild(Exception):  # noqa: N818 - it stands for any exception of an application
+    """The exception that nobody catches; it ends a child that leaves by "exception"."""
+
+
+class Stage:
+    """The place in which one scenario plays, in a process that was started for it alone.
+
+    Parameters:
+        subject: the pool under test.
+        target: the database.
+        seconds: the time limit of a single step (a child's whole life, or one check in the parent).
+        report: called with what the parent waits for, and for how many seconds at most; and with None, None when it no
+            longer waits. A driver that hangs inside a C library can only be ended from another process.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        target: Target,
+        seconds: float,
+        report: Callable[[str | None, float | None], None],
+    ) -> None:
+        self.subject = subject
+        self.target = target
+        self.dialect = target.dialect
+        self.driver = target.driver
+        self.seconds = seconds
+        self.depth = 0
+        """How many forks lie between the process that started and this one."""
+        self.forked = False
+        """Whether there has been a child yet."""
+        self.engines: list[Engine] = []
+        self.noise: str | None = None
+        """What the proxy saw on the parent's connections; reported if nothing worse comes to light."""
+        self._report = report
+        self._url = target.url
+        self._proxy: RecordingProxy | None = None
+        address = server_address(target.url) if target.proxied else None
+        if address is not None:
+            self._proxy = RecordingProxy(*address)
+            self._url = through(self._proxy, target.url)
+
+    # Engines and witnesses
+
+    def engine(self, **options: Any) -> Engine:  # noqa: ANN401 - create_engine's own options
+        """Return a new engine of the pool under test; `options` are those of `create_engine`."""
+        engine = self.subject.build(self._url, **options)
+        self.engines.append(engine)
+        return engine
+
+    def witness(
+        self, engine: Engine | None = None, *, hold: bool = True, idle: int = 2, **options: Any
+    ) -> Witness:  # noqa: ANN401
+        """Return a witness: a parent that has much to lose, and can tell whether it still has it.
+
+        Parameters:
+            engine: the engine to use; a new one by default, made with `options`.
+            hold: keep a connection checked out, inside a transaction.
+            idle: how many connections to leave idle in the pool.
+        """
+        with self.within("setting up connections in the parent"):
+            return Witness(self, engine or self.engine(**options), hold=hold, idle=idle)
+
+    @contextmanager
+    def observer(self) -> Iterator[Observer]:
+        """Open a plain connection of its own to the server, past the pool and past the proxy; never while a child forks."""
+        engine = create_engine(self.target.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            yield Observer(self, connection)
+
+    def stored(self, token: str) -> int:
+        """Return how many rows the server really has under `token`."""
+        with self.observer() as observer:
+            return observer.stored(token)
+
+    @staticmethod
+    def token() -> str:
+        """Return a text that occurs nowhere else."""
+        return secrets.token_hex(8)
+
+    # Children
+
+    def child(
+        self,
+        action: Callable[[], Any],
+        *,
+        how: How = "fork",
+        leave: Leave = "os._exit",
+        limit: float | None = None,
+        quiet: bool = True,
+    ) -> Any:  # noqa: ANN401 - whatever the action returns, as JSON
+        """Fork a child, let it run `action` and leave, wait for it, and return what `action` returned.
+
+        Parameters:
+            action: what the child does. Should it raise, the parent is told and the scenario ends there.
+            how: `os.fork`; a C-level fork, of which Python learns nothing; or `multiprocessing`'s.
+            leave: by `os._exit`, by `SystemExit`, or by an exception: the latter two unwind the scenario's own frames in
+                the child, `with` blocks included, and end in the finalization of the interpreter.
+            limit: seconds until the child counts as hung.
+            quiet: the parent says nothing meanwhile, so any byte on its connections comes from the child.
+        """
+        before = self._proxy.snapshot() if self._proxy and quiet else {}
+        result = self.start(action, how=how, leave=leave, limit=limit).wait()
+        if self._proxy and quiet:
+            after = self._proxy.snapshot()
+            sent = {number: after[number].client_bytes - was.client_bytes for number, was in before.items()}
+            loud = [number for number in before if sent[number]]
+            ended = [n for n, was in before.items() if after[n].client_ended and not was.client_ended]
+            if loud:
+                self._heard(
+                    f"the child sent {sum(sent.values())} bytes on {len(loud)} of the parent's connections"
+                )
+            if ended:
+                self._heard(f"the child ended the stream of {len(ended)} of the parent's connections")
+        return result
+
+    def start(
+        self,
+        action: Callable[[], Any],
+        *,
+        how: How = "fork",
+        leave: Leave = "os._exit",
+        limit: float | None = None,
+    ) -> Child:
+        """Fork a child and return at once; see `child`."""
+        limit = limit or self.seconds
+        self.forked = True
+        reading, writing = os.pipe()
+        if how == "multiprocessing":
+
+            def run() -> None:
+                self._live(action, writing, limit)
+
+            process = multiprocessing.get_context("fork").Process(target=run)
+            process.start()
+            pid = process.pid or 0
+        else:
+            # PyDLL keeps the interpreter's lock across the call, or the child would have nobody to hand it back.
+            pid = os.fork() if how == "fork" else ctypes.PyDLL(None).fork()
+            if pid == 0:
+                os.close(reading)
+                self._live(action, writing, limit)
+                _leave(leave)
+        os.close(writing)
+        return Child(pid, reading, limit, expected=1 if leave == "exception" else 0)
+
+    def _live(self, action: Callable[[], Any], writing: int, limit: float) -> None:
+        """Be the child: run the recipe under test, then `action`, and answer."""
+        self.depth += 1
+        depth = self.depth
+        self.noise = None
+        # By default the alarm kills, even inside a C library that waits for ever.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, limit + 1)
+        answer: dict[str, Any] = {}
+        try:
+            if self.subject.in_child is not None:
+                for engine in self.engines:
+                    self.subject.in_child(engine)
+            answer["value"] = action()
+            if self.noise:
+                answer["Lost"] = self.noise
+        except (Lost, Hang, Skip) as finding:
+            answer[type(finding).__name__] = str(finding)
+        except Exception as error:
+            if self.depth != depth:
+                raise  # This is a child of that child, on its way out.
+            answer["Lost"] = f"the child failed: {summary(error)}"
+        os.write(writing, json.dumps(answer).encode() + b"\n")
+        os.close(writing)
+
+    def _heard(self, noise: str) -> None:
+        self.noise = self.noise or noise
+
+    # Inside a child
+
+    def use(self, engine: Engine, count: int = 1) -> list[int]:
+        """Check `count` connections out at once, query each, return them, and give back their session ids."""
+        connections: list[Connection] = []
+        try:
+            for _ in range(count):
+                connections.append(engine.connect())
+            sessions = []
+            for connection in connections:
+                token = self.token()
+                answer = scalar(connection, f"SELECT '{token}'")
+                if answer != token:
+                    raise Lost(
+                        f"a query was answered with another one's rows ({answer!r} instead of {token!r})"
+                    )
+                sessions.append(scalar(connection, self.dialect.session_id))
+            return sessions
+        finally:
+            for connection in connections:
+                connection.close()
+
+    # Limits
+
+    @contextmanager
+    def within(self, what: str, seconds: float | None = None) -> Iterator[None]:
+        """Let the block take a step's time at most; `what` says, in a report, what hung: "the parent's COMMIT"."""
+        depth = self.depth
+        if depth == 0:
+            self._report(what, seconds or self.seconds)
+        try:
+            yield
+        finally:
+            # A child that leaves by an exception passes here, too; it has nothing to report.
+            if depth == self.depth == 0:
+                self._report(None, None)
+
+    def drop(self) -> None:
+        """Forget every engine and collect garbage: what a process does that has no use for them."""
+        self.engines.clear()
+        gc.collect()
+
+    def close(self) -> None:
+        """End the recording proxy."""
+        if self._proxy is not None:
+            self._proxy.close()
+
+
+class Child:
+    """A forked child from its parent's point of view."""
+
+    def __init__(self, pid: int, reading: int, limit: float, expected: int) -> None:
+        self.pid = pid
+        self._reading = reading
+        self._limit = limit
+        self._expected = expected
+        self._deadline = time.monotonic() + limit
+
+    def wait(self) -> Any:  # noqa: ANN401 - whatever the action returned, as JSON
+        """Wait for the child's answer and its end; return the answer.
+
+        Raises:
+            Hang: it did neither in time; it is killed.
+            Lost: it failed, or was killed by a signal.
+        """
+        answer = self._answer()
+        status = self._status()
+        if status is None:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            raise Hang(
+                f"the child hung {'while it was leaving' if answer else 'at its work'} ({self._limit:g} s)"
+            )
+        for kind in (Lost, Hang, Skip):
+            if kind.__name__ in answer:
+                raise kind(answer[kind.__name__])
+        if os.WIFSIGNALED(status):
+            raise Lost(f"the child was killed by {signal.Signals(os.WTERMSIG(status)).name}")
+        code = os.WEXITSTATUS(status)
+        if not answer or code != self._expected:
+            raise Lost(f"the child left with status {code} instead of {self._expected}")
+        return answer.get("value")
+
+    def _answer(self) -> dict[str, Any]:
+        line = b""
+        try:
+            while not line.endswith(b"\n"):
+                remaining = self._deadline - time.monotonic()
+                if remaining <= 0 or not select.select([self._reading], [], [], remaining)[0]:
+                    break
+                piece = os.read(self._reading, 65536)
+                if not piece:
+                    break
+                line += piece
+        finally:
+            os.close(self._reading)
+        answer: dict[str, Any] = json.loads(line) if line else {}
+        return answer
+
+    def _status(self) -> int | None:
+        while True:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                return status
+            if time.monotonic() > self._deadline:
+                return None
+            time.sleep(_PAUSE)
+
+
+class Observer:
+    """An independent eye on the server."""
+
+    def __init__(self, stage: Stage, connection: Connection) -> None:
+        self._dialect = stage.dialect
+        self._connection = connection
+
+    def alive(self, sessions: Iterable[int], *, patience: float = 0.0) -> set[int]:
+        """Return those of `sessions` that exist; wait `patience` seconds at most for all of them to end."""
+        wanted = set(sessions)
+        deadline = time.monotonic() + patience
+        while wanted:
+            found = {row[0] for row in rows_of(self._connection, self._dialect.alive(wanted))}
+            if not found or time.monotonic() >= deadline:
+                return found
+            time.sleep(0.02)
+        return set()
+
+    def stored(self, token: str) -> int:
+        """Return how many rows the ledger has under `token`."""
+        return int(scalar(self._connection, self._dialect.stored(token)))
+
+    def lock_owner(self, key: int) -> int | None:
+        """Return the session that holds the advisory lock `key`."""
+        owner: int | None = scalar(self._connection, self._dialect.lock_owner(key))
+        return owner
+
+
+def _leave(way: Leave) -> None:
+    if way == "sys.exit":
+        raise SystemExit(0)
+    if way == "exception":
+        raise UncaughtInChild
+    os._exit(0)

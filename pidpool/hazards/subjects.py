@@ -1,0 +1,245 @@
+"""The pools under test. Whatever it is, in the end it is a function from a URL to an SQLAlchemy `Engine`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Engine, create_engine, event, exc
+from sqlalchemy.engine import make_url
+from sqlalchemy.pool import NullPool, Pool, QueuePool
+
+from .errors import Skip, UnknownSubject
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+    from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+
+CAPACITY = 5
+"""How many connections each pool of ours may open; few, so that a lost slot shows."""
+
+_CHECKOUT_SECONDS = (
+    3.0  # No scenario makes a pool wait for a good reason: a slot that is not there at once is lost.
+)
+
+Build = Callable[..., Engine]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A pool, or a recipe around one, that runs through the catalogue.
+
+    Attributes:
+        name: what `subject()` and the command line call it.
+        title: what it is, in a few words.
+        build: `build(url, **options)` returns an engine; options are those of `create_engine`.
+        in_child: what the recipe tells people to call first thing in a forked child, if anything.
+        refuses: it promises that a child which uses the parent's connection gets an error.
+        adjustable: `build` heeds its options (a user's own function takes nothing but the URL).
+    """
+
+    name: str
+    title: str
+    build: Build
+    in_child: Callable[[Engine], None] | None = None
+    refuses: bool = False
+    adjustable: bool = True
+
+
+def subject(name: str) -> Subject:
+    """Return the subject called `name`.
+
+    Parameters:
+        name: one of `SUBJECTS`, or `module:Class` for a pool class, or `module:function` for a function that takes a URL
+            and returns an `Engine`. Modules are also found in the current directory.
+
+    Raises:
+        UnknownSubject: nothing of this name; the message lists the known ones.
+    """
+    if name in SUBJECTS:
+        return SUBJECTS[name]
+    if name in _CONTROLS:
+        return _CONTROLS[name]
+    if ":" in name:
+        return _users_own(name)
+    raise UnknownSubject(
+        f"unknown pool {name!r}; known are {', '.join(SUBJECTS)}, and module:Class or module:function of yours"
+    )
+
+
+def _users_own(name: str) -> Subject:
+    module_name, _, attribute = name.partition(":")
+    directory = os.getcwd()  # noqa: PTH109 - sys.path holds strings
+    if directory not in sys.path and "" not in sys.path:
+        sys.path.insert(0, directory)
+    try:
+        thing = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            thing = getattr(thing, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UnknownSubject(
+            f"cannot load the pool {name!r}: {error}; known are {', '.join(SUBJECTS)}"
+        ) from error
+    if isinstance(thing, type) and issubclass(thing, Pool):
+        return Subject(name, f"the pool class {attribute}", _with_class(thing))
+    if callable(thing):
+        return Subject(name, f"the engine that {attribute} returns", _with_function(thing), adjustable=False)
+    raise UnknownSubject(
+        f"{name!r} is neither a pool class nor a function that takes a URL and returns an Engine"
+    )
+
+
+def _with_class(poolclass: type[Pool]) -> Build:
+    def build(url: str, **options: Any) -> Engine:  # noqa: ANN401 - create_engine's own options
+        if issubclass(poolclass, QueuePool):
+            sizes = {"pool_size": CAPACITY, "max_overflow": 0, "pool_timeout": _CHECKOUT_SECONDS}
+            return create_engine(url, poolclass=poolclass, **(sizes | options))
+        return create_engine(url, poolclass=poolclass, **_without_sizes(options))
+
+    return build
+
+
+def _with_function(function: Callable[[str], Engine]) -> Build:
+    def build(url: str, **_: Any) -> Engine:  # noqa: ANN401 - create_engine's own options, which a function ignores
+        engine = function(url)
+        if not isinstance(engine, Engine):
+            raise TypeError(f"{function.__name__} returned {type(engine).__name__}, not an SQLAlchemy Engine")
+        return engine
+
+    return build
+
+
+def _without_sizes(options: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: value
+        for key, value in options.items()
+        if key not in {"pool_size", "max_overflow", "pool_timeout"}
+    }
+
+
+def _pidpool(url: str, **options: Any) -> Engine:  # noqa: ANN401
+    from pidpool import PidPool  # noqa: PLC0415 - it stands in a higher floor of `import pidpool`, loaded on first use
+
+    return _with_class(PidPool)(url, **options)
+
+
+def _pidnullpool(url: str, **options: Any) -> Engine:  # noqa: ANN401
+    from pidpool import PidNullPool  # noqa: PLC0415
+
+    return _with_class(PidNullPool)(url, **options)
+
+
+def _dispose_without_close(engine: Engine) -> None:
+    engine.dispose(close=False)
+
+
+def _with_listener(url: str, **options: Any) -> Engine:  # noqa: ANN401
+    """Build the recipe of SQLAlchemy's manual, "Using Connection Pools with Multiprocessing"."""
+    engine = _with_class(QueuePool)(url, **options)
+
+    def note_owner(_connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+        record.info["pid"] = os.getpid()
+
+    def compare_owner(
+        _connection: DBAPIConnection, record: ConnectionPoolEntry, proxied: PoolProxiedConnection
+    ) -> None:
+        if record.info["pid"] != os.getpid():
+            record.dbapi_connection = proxied.dbapi_connection = None  # type: ignore[misc]
+            message = f"connection belongs to pid {record.info['pid']}, checked out in pid {os.getpid()}"
+            raise exc.DisconnectionError(message)
+
+    event.listen(engine, "connect", note_owner)
+    event.listen(engine, "checkout", compare_owner)
+    return engine
+
+
+def _closed_before_fork(url: str, **options: Any) -> Engine:  # noqa: ANN401
+    """Build a recipe seen in the wild: close everything idle before every fork, so that nothing is inherited."""
+    engine = _with_class(QueuePool)(url, **options)
+    os.register_at_fork(before=engine.dispose)
+    return engine
+
+
+def _psycopg_pool(url: str, **options: Any) -> Engine:  # noqa: ANN401
+    if make_url(url).get_driver_name() != "psycopg":
+        raise Skip("psycopg_pool works with the driver psycopg only")
+    try:
+        from psycopg_pool import ConnectionPool  # noqa: PLC0415 - optional
+    except ImportError:
+        raise Skip("not installed: pip install psycopg-pool") from None
+    pool = ConnectionPool(
+        kwargs=_connect_arguments(url, options),
+        min_size=1,
+        max_size=options.pop("pool_size", CAPACITY),
+        timeout=_CHECKOUT_SECONDS,
+        close_returns=True,  # what SQLAlchemy's `close` must mean here
+        open=True,
+    )
+    engine = create_engine(url, poolclass=NullPool, creator=pool.getconn, **_without_sizes(options))
+    event.listen(engine, "engine_disposed", lambda _engine: pool.close())
+    return engine
+
+
+def _dbutils(url: str, **options: Any) -> Engine:  # noqa: ANN401
+    try:
+        from dbutils.pooled_db import PooledDB  # noqa: PLC0415 - optional
+    except ImportError:
+        raise Skip("not installed: pip install DBUtils") from None
+    parsed = make_url(url)
+    arguments = _connect_arguments(url, options)
+    size = options.pop("pool_size", CAPACITY)
+    pool = PooledDB(parsed.get_dialect().import_dbapi(), maxconnections=size, maxcached=size, **arguments)
+    options = _without_sizes(options)
+    if parsed.get_driver_name() in {"psycopg", "psycopg2"}:
+        # Looking for the hstore type needs a real driver connection, which DBUtils does not hand out.
+        options["use_native_hstore"] = False
+    engine = create_engine(url, poolclass=NullPool, creator=pool.connection, **options)
+    event.listen(engine, "engine_disposed", lambda _engine: pool.close())
+    return engine
+
+
+def _connect_arguments(url: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return what SQLAlchemy would give to the driver's `connect`; takes `connect_args` out of `options`."""
+    parsed = make_url(url)
+    _, arguments = parsed.get_dialect()().create_connect_args(parsed)
+    return {**arguments, **options.pop("connect_args", {})}
+
+
+SUBJECTS: dict[str, Subject] = {
+    each.name: each
+    for each in (
+        Subject("pidpool", "pidpool.PidPool", _pidpool, refuses=True),
+        Subject("pidnullpool", "pidpool.PidNullPool", _pidnullpool, refuses=True),
+        Subject("queuepool", "SQLAlchemy's QueuePool", _with_class(QueuePool)),
+        Subject("nullpool", "SQLAlchemy's NullPool", _with_class(NullPool)),
+        Subject(
+            "queuepool+dispose",
+            "QueuePool, engine.dispose() in the child",
+            _with_class(QueuePool),
+            Engine.dispose,
+        ),
+        Subject(
+            "queuepool+dispose-noclose",
+            "QueuePool, engine.dispose(close=False) in the child",
+            _with_class(QueuePool),
+            _dispose_without_close,
+        ),
+        Subject(
+            "queuepool+listener", "QueuePool with the event listeners of SQLAlchemy's manual", _with_listener
+        ),
+        Subject("psycopg-pool", "psycopg_pool.ConnectionPool behind an Engine", _psycopg_pool),
+        Subject("dbutils", "DBUtils' PooledDB behind an Engine", _dbutils),
+    )
+}
+"""The pools that have a name, in the order in which they are listed."""
+
+# Recipes that exist here only to show that a row can fail.
+_CONTROLS: dict[str, Subject] = {
+    "queuepool+before-fork": Subject(
+        "queuepool+before-fork", "QueuePool, engine.dispose() before every fork", _closed_before_fork
+    ),
+}

@@ -1,0 +1,205 @@
+"""The database under audit: is it usable, and where in it may the audit work?"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import create_engine, exc
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.pool import NullPool
+
+from .backends import BACKENDS, PACKAGES, Backend, scalar
+from .errors import TargetError, summary
+from .proxy import RecordingProxy
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_CONNECT_SECONDS = 10
+
+# With one of these the client compares the server's name with its certificate: a proxy in between would be refused.
+_NAME_CHECKS = ("sslrootcert", "ssl_ca", "ssl", "ssl_verify_identity")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A database that was reachable a moment ago, with a corner of its own for the audit.
+
+    Use it as a context manager, or call `close`, which removes what `check_target` created.
+    """
+
+    url: str = field(repr=False)
+    """The URL with its password: not for display."""
+    safe_url: str
+    """The URL with its password hidden."""
+    backend: str
+    """"postgresql" or "mysql" (which stands for MariaDB, too)."""
+    driver: str
+    """"psycopg", "psycopg2", "pg8000", "pymysql" or "mysqlclient"."""
+    server_version: str
+    namespace: str
+    """The schema (PostgreSQL) or the prefix of the tables (MySQL, MariaDB) in which the audit works."""
+    proxied: bool
+    """Whether the recording proxy can stand between the pool and the server (it needs TCP)."""
+
+    @property
+    def dialect(self) -> Backend:
+        """The statements for this kind of server."""
+        return BACKENDS[self.backend](self.namespace)
+
+    def as_job(self) -> dict[str, Any]:
+        """Return what a fresh process needs to make the same target; it contains the password."""
+        return asdict(self)
+
+    def conceal(self, text: str) -> str:
+        """Return `text` without the password, should a driver have put it there."""
+        password = make_url(self.url).password
+        # A password of one or two letters cannot be told from ordinary words.
+        return text.replace(password, "***") if password and len(password) > 2 else text  # noqa: PLR2004
+
+    def close(self) -> None:
+        """Remove what the audit created; call it once.
+
+        Raises:
+            TargetError: the server refused, or is gone; the message names what is left behind.
+        """
+        try:
+            _execute(make_url(self.url), self.dialect.removal)
+        except exc.SQLAlchemyError as error:
+            raise TargetError(
+                f"could not remove {self.namespace} from {self.safe_url} ({self.conceal(summary(error))}); "
+                "please drop it yourself"
+            ) from None
+
+    def __enter__(self) -> Target:
+        """Return the target itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove what the audit created."""
+        self.close()
+
+
+def check_target(url: str) -> Target:
+    """Connect to `url` once and create the audit's own schema or tables there.
+
+    Raises:
+        TargetError: the URL is unusable, its driver is missing or unsupported, the server is unreachable, or the user
+            may not create anything. The message contains no password and says what to do.
+    """
+    parsed = _parse(url)
+    backend = parsed.get_backend_name()
+    driver = _driver_name(parsed)
+    safe_url = parsed.render_as_string(hide_password=True)
+    namespace = f"pidpool_audit_{secrets.token_hex(4)}"
+    dialect = BACKENDS[backend](namespace)
+    target = Target(
+        url=parsed.render_as_string(hide_password=False),
+        safe_url=safe_url,
+        backend=dialect.name,
+        driver=driver,
+        server_version="",
+        namespace=namespace,
+        proxied=False,
+    )
+    try:
+        version = _ask(parsed, dialect.version, dialect.connect_timeout(driver, _CONNECT_SECONDS))
+    except exc.SQLAlchemyError as error:
+        raise TargetError(
+            f"cannot connect to {safe_url}: {target.conceal(summary(error))}. Is the server up, and the URL right?"
+        ) from None
+    try:
+        _execute(parsed, dialect.creation)
+    except exc.SQLAlchemyError as error:
+        what = "a schema" if dialect.name == "postgresql" else "tables and temporary tables"
+        raise TargetError(
+            f"cannot create {what} of the audit's own in {safe_url}: {target.conceal(summary(error))}. "
+            f"Name a database in the URL in which this user may create {what}; nothing else there is touched."
+        ) from None
+    values = asdict(target) | {"server_version": str(version), "proxied": _passes_a_proxy(parsed, dialect)}
+    return Target(**values)
+
+
+def through(proxy: RecordingProxy, url: str) -> str:
+    """Return `url` with the proxy in the server's place."""
+    return make_url(url).set(host=proxy.host, port=proxy.port).render_as_string(hide_password=False)
+
+
+def _parse(url: str) -> URL:
+    known = ", ".join(PACKAGES)
+    try:
+        parsed = make_url(url)
+        backend = parsed.get_backend_name()
+    except (exc.ArgumentError, ValueError):
+        # The text itself stays out of the message: whatever it is, it may contain a password.
+        raise TargetError(
+            "this is not an SQLAlchemy URL; expected something like postgresql+psycopg://user:password@host/database"
+        ) from None
+    if backend not in BACKENDS:
+        raise TargetError(f"the audit does not know {backend!r} databases; it knows these drivers: {known}")
+    try:
+        driver = _driver_name(parsed)
+        parsed.get_dialect()
+    except (exc.NoSuchModuleError, exc.ArgumentError):
+        raise TargetError(
+            f"SQLAlchemy has no driver for {parsed.drivername!r}; the audit knows these drivers: {known}"
+        ) from None
+    if driver not in PACKAGES:
+        raise TargetError(f"the audit does not support the driver {driver!r}; it knows {known}")
+    try:
+        parsed.get_dialect().import_dbapi()
+    except ImportError:
+        raise TargetError(f"the driver {driver} is not installed: pip install '{PACKAGES[driver]}'") from None
+    return parsed
+
+
+def _driver_name(url: URL) -> str:
+    name = url.get_driver_name()
+    return {"mysqldb": "mysqlclient"}.get(name, name)
+
+
+def server_address(url: str) -> tuple[str, int] | None:
+    """Return host and port if the URL means TCP, or None for a socket file or several hosts."""
+    parsed = make_url(url)
+    socket_file = {"unix_socket", "unix_sock", "host", "read_default_file"} & set(parsed.query)
+    if parsed.host is None or parsed.host.startswith("/") or socket_file:
+        return None
+    if parsed.host == "localhost" and _driver_name(parsed) == "mysqlclient":
+        return None  # MySQL's C library takes "localhost" for its socket file.
+    return parsed.host, parsed.port or BACKENDS[parsed.get_backend_name()].default_port
+
+
+def _passes_a_proxy(url: URL, dialect: Backend) -> bool:
+    """Try it: certificates, host-based rules and sandboxes may all object to the detour."""
+    address = server_address(url.render_as_string(hide_password=False))
+    if address is None or os.name != "posix":
+        return False
+    if str(url.query.get("sslmode", "")).startswith("verify") or any(
+        key in url.query for key in _NAME_CHECKS
+    ):
+        return False
+    with RecordingProxy(*address) as proxy:
+        detour = url.set(host=proxy.host, port=proxy.port)
+        try:
+            _ask(detour, dialect.session_id, dialect.connect_timeout(_driver_name(url), _CONNECT_SECONDS))
+        except exc.SQLAlchemyError:
+            return False  # The audit then does without the byte counts and reads its verdicts from the server alone.
+        return True
+
+
+def _ask(url: URL, statement: str, arguments: dict[str, Any]) -> object:
+    engine = create_engine(url, poolclass=NullPool, connect_args=arguments)
+    with engine.connect() as connection:
+        return scalar(connection, statement)
+
+
+def _execute(url: URL, statements: tuple[str, ...]) -> None:
+    engine = create_engine(url, poolclass=NullPool)
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)

@@ -1,0 +1,70 @@
+"""The fresh process: it plays one scenario and writes its verdict into a pipe."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+from .catalogue import hazard as find_hazard
+from .errors import Hang, Lost, Skip, summary
+from .stage import Stage
+from .subjects import subject as find_subject
+from .target import Target
+
+_PR_SET_PDEATHSIG = 1
+
+# What a driver does not raise over a broken stream (a ValueError or an IndexError it may well).
+_MISTAKES = (AttributeError, NameError, NotImplementedError, TypeError)
+
+
+def work(*, hazard: str, subject: str, target: dict[str, Any], seconds: float, channel: int) -> None:
+    """Play `hazard` against `subject` and end the process.
+
+    Parameters:
+        seconds: the time limit of a single step.
+        channel: the descriptor that takes messages, one JSON object a line.
+    """
+    _die_with_the_audit()
+    os.set_inheritable(channel, False)  # noqa: FBT003 - its only parameter
+
+    def tell(message: dict[str, Any]) -> None:
+        os.write(channel, json.dumps(message).encode() + b"\n")
+
+    def report(what: str | None, limit: float | None) -> None:
+        tell({"waiting_for": what, "seconds": limit})
+
+    stage: Stage | None = None
+    try:
+        stage = Stage(find_subject(subject), Target(**target), seconds, report)
+        find_hazard(hazard).scenario(stage)
+        verdict = (
+            {"outcome": "lost", "detail": stage.noise} if stage.noise else {"outcome": "safe", "detail": ""}
+        )
+    except Exception as error:
+        if stage is not None and stage.depth:
+            raise  # A child on its way out: the verdict is its parent's business.
+        verdict = _verdict(error, forked=stage is not None and stage.forked)
+    tell(verdict)
+    # Whatever the pool's own threads and finalizers would still do, the verdict is out.
+    os._exit(0)
+
+
+def _verdict(error: Exception, *, forked: bool) -> dict[str, str]:
+    for finding, outcome in ((Lost, "lost"), (Hang, "hang"), (Skip, "skipped")):
+        if isinstance(error, finding):
+            return {"outcome": outcome, "detail": str(error)}
+    if forked and not isinstance(error, _MISTAKES):
+        # Up to the fork everything worked; so it is the parent's connection that the driver complains about.
+        return {"outcome": "lost", "detail": f"the parent's connection broke: {summary(error)}"}
+    sys.excepthook(type(error), error, error.__traceback__)
+    return {"outcome": "error", "detail": summary(error)}
+
+
+def _die_with_the_audit() -> None:
+    """Let the kernel end this process, should the audit itself be killed (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
