@@ -9,8 +9,9 @@ shutdown, fails at once or goes nowhere. Why not something simpler:
 - a socketpair in place of ``/dev/null``: OpenSSL can spin on it, while ``/dev/null`` answers ENOTSOCK.
 - closing politely: that *is* the owner's session ending.
 
-Where the descriptor cannot be found, the connection object is *pinned*: it gets a reference that nobody drops, so that
-its finalizer never runs, not even when the interpreter exits. The descriptor then stays open in this process.
+The connection object is *pinned* besides: it gets a reference that nobody drops, so that its finalizer never runs, not even
+when the interpreter exits. Where the descriptor cannot be found, that is all that is done, and it stays open in this
+process.
 
 Discarding opens no descriptor, does no I/O, takes no lock and raises nothing: it runs inside ``os.fork()``, in
 finalizers, and in children that have reached their descriptor limit.
@@ -79,17 +80,17 @@ class _DeadEnd:
 
 
 _dead_end: Final = _DeadEnd()
+_dead_end.keep_open()
 
+#: What this process discarded. Its finalizers never run, not even when the interpreter exits and empties every module: the
+#: list itself has a reference that nobody drops.
+_pinned: Final[list[object]] = []
 try:
     from ctypes import py_object, pythonapi
 
-    def _pin(thing: object) -> None:
-        """Keep ``thing`` for ever: a global list would be emptied when the interpreter exits."""
-        pythonapi.Py_IncRef(py_object(thing))
-
+    pythonapi.Py_IncRef(py_object(_pinned))
 except (ImportError, AttributeError):  # an interpreter without CPython's C API
-    _pinned: list[object] = []
-    _pin = _pinned.append
+    pass
 
 
 def _release(connection: object, driver: drivers.Driver, expected: _Identity | None) -> None:
@@ -101,29 +102,20 @@ def _release(connection: object, driver: drivers.Driver, expected: _Identity | N
         expected: the socket that the owner noted at connect; None if it was never noted.
 
     """
+    # Nothing is lost by keeping the object: the child has its memory anyway. And nothing is said by its finalizer, neither
+    # to the server nor, as a ResourceWarning about an unclosed connection, to the user.
+    _pinned.append(connection)
     if driver.fileno is None:
-        _pin(connection)
         return
     try:
         descriptor = driver.fileno(connection)
-    except Exception:  # noqa: BLE001 - each driver has its own way of saying that it is closed. Then it has nothing
-        return  # through which a finalizer could say goodbye.
-    if descriptor < 0:
-        return
-    try:
         status = os.fstat(descriptor)
         if stat.S_ISSOCK(status.st_mode) and expected in (None, (status.st_dev, status.st_ino)) and _dead_end.usable():
             os.dup2(_dead_end.descriptor, descriptor, inheritable=False)
             if driver.silence is not None:
                 driver.silence(connection)
-            return
-        if (status.st_dev, status.st_ino) == _dead_end.identity:
-            return  # discarded before
-    except Exception:  # noqa: BLE001, S110 - a closed number, a number above a lowered limit, a driver of other times
-        pass
-    # The descriptor is not (or no longer) this connection's socket, or there is no dead end to redirect it to. It is left
-    # alone, and the object too, so that nothing is ever written through it.
-    _pin(connection)
+    except Exception:  # noqa: BLE001, S110 - the driver says that it is closed, in a way of its own; or the number is closed,
+        pass  # or above a limit that was lowered since. Then there is nothing to redirect, and the object is pinned.
 
 
 class Ownership:
@@ -172,6 +164,10 @@ class Ownership:
 
     after_fork = discard
 
+    def renewed(self) -> Ownership:
+        """Return another one for the same connection. For an owner whose ``__del__`` may have run in a garbage cycle."""
+        return Ownership(self.connection)
+
     def __del__(self) -> None:
         if not self._discarded and not self.generation.page[0]:
             self.discard()
@@ -215,5 +211,4 @@ def discard(connection: Any, *, force: bool = False) -> None:  # noqa: ANN401 - 
             return
     if here.number == 0 and not force:
         raise DiscardRefusedError(here.pid)
-    _dead_end.keep_open()
     _release(connection, drivers.of(connection), None)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pidpool import _fork
 from pidpool._discard import Ownership
-from pidpool.pool._queue import NoneAvailableError, Queue, Slot
+from pidpool.pool._queue import Queue, Slot
 from pidpool.pool._record import Fairy, Record
 from pidpool.pool._sqlalchemy import (
     Pool,
@@ -27,6 +27,18 @@ if TYPE_CHECKING:
 def _refuse_to_begin(connection: Any) -> None:  # noqa: ANN401 - what SQLAlchemy passes to do_begin
     if isinstance(connection, Fairy):
         connection.refuse_if_inherited()
+
+
+class _DialectAttribute:
+    """``pool._dialect``, which create_engine sets after it has made the pool."""
+
+    def __get__(self, pool: ForkSafePool | None, owner: type[ForkSafePool]) -> Any:  # noqa: ANN401 - see below
+        return Pool._dialect if pool is None else pool.__dict__.get("_dialect", Pool._dialect)
+
+    def __set__(self, pool: ForkSafePool, dialect: Any) -> None:  # noqa: ANN401 - a Dialect, or a plain pool's stand-in
+        pool.__dict__["_dialect"] = dialect
+        pool._rolls_back_plainly = rolls_back_plainly(dialect)
+        guard_begin(dialect, _refuse_to_begin)
 
 
 class _Life:
@@ -54,7 +66,8 @@ class ForkSafePool(Pool):
     _life: _Life
     #: How many connections this process inherited and discarded, in this pool.
     _discarded_at_fork: int
-    _rolls_back_plainly: bool
+    _rolls_back_plainly: bool = True
+    _dialect = _DialectAttribute()  # type: ignore[assignment]
     _timeout: float
 
     def _start(self, keep: int | None, capacity: int | None, *, use_lifo: bool, timeout: float | None) -> None:
@@ -77,9 +90,12 @@ class ForkSafePool(Pool):
         life = self._life
         if not life.page[0] or life.pid != os.getpid():
             life = self._after_fork()
+        record: Record | None
         try:
             record = life.queue.pop_idle()
         except IndexError:
+            record = None
+        if record is None:  # not above: what goes wrong in there has nothing to do with an IndexError
             record = self._open_or_wait(life.queue)
         if (
             record.dbapi_connection is None
@@ -122,10 +138,9 @@ class ForkSafePool(Pool):
         return life
 
     def _open_or_wait(self, queue: Queue[Record]) -> Record:
-        try:
-            found = queue.take(self._timeout)
-        except NoneAvailableError:
-            raise PoolTimeoutError(self._timeout_message(queue), code="3o7r") from None
+        found = queue.take(self._timeout)
+        if found is None:
+            raise PoolTimeoutError(self._timeout_message(queue), code="3o7r")
         if not isinstance(found, Slot):
             return found
         try:
@@ -199,17 +214,6 @@ class ForkSafePool(Pool):
             return
         super()._invalidate(connection, exception, _checkin)
 
-    # create_engine sets the dialect after it has made the pool.
-    @property
-    def _dialect(self) -> Any:  # type: ignore[override]  # noqa: ANN401 - a Dialect or the stand-in of a plain pool
-        return self.__dict__.get("_dialect", Pool._dialect)
-
-    @_dialect.setter
-    def _dialect(self, dialect: Any) -> None:  # noqa: ANN401 - see above
-        self.__dict__["_dialect"] = dialect
-        self._rolls_back_plainly = rolls_back_plainly(dialect)
-        guard_begin(dialect, _refuse_to_begin)
-
     # -- looking at it -------------------------------------------------------------------------------------------
 
     def _counts(self) -> tuple[int, int, int]:
@@ -218,7 +222,7 @@ class ForkSafePool(Pool):
         if not life.generation.is_current():
             return 0, 0, 0
         idle, total = len(life.queue.idle), life.queue.open
-        return idle, total - idle, max(0, total - (life.queue.keep or 0)) if life.queue.keep is not None else 0
+        return idle, total - idle, max(0, total - life.queue.keep) if life.queue.keep else 0
 
     def status(self) -> str:
         """Describe this process's share of the pool: ``pid 4107 gen 1 | 2 idle, 1 out, 0 overflow | 3 discarded at fork``."""

@@ -82,6 +82,10 @@ class PidPool(ForkSafePool, QueuePool):
         """Return ``pool_size``."""
         return self._life.queue.keep or 0
 
+    def overflow(self) -> int:
+        """Return how many connections are open beyond ``pool_size``; negative while there are fewer."""
+        return self._overflow if self.size() else 0
+
     def checkedin(self) -> int:
         """Return how many connections are idle in this process."""
         return self._counts()[0]

@@ -25,10 +25,6 @@ T = TypeVar("T")
 _HAND_OVER: Final = 0.05
 
 
-class NoneAvailableError(Exception):
-    """Nobody gave a connection back in time."""
-
-
 class Slot:
     """The right to have one connection open. Whoever drops it, for whatever reason, gives it back: none is ever lost."""
 
@@ -53,11 +49,24 @@ class Slot:
             self._queue._taken.discard(id(self))
             self._queue._slot_is_free(self)
 
+    def renew(self) -> Slot | None:
+        """Return a slot in place of this one, whose ``__del__`` may have run: None if somebody else has it by now.
+
+        When the garbage collector finds a cycle it runs all finalizers in it, and then one of them may have given the
+        record, and this slot with it, back to the pool.
+        """
+        if not self._taken:
+            return self._queue._take_slot()
+        self._taken = False
+        self._queue._taken.discard(id(self))
+        return Slot(self._queue, taken=True)
+
     def __del__(self) -> None:
         # Dropped with an exception's traceback, or by an interrupt between two steps. Python calls __del__ only once for
         # an object, so a fresh slot takes this one's place.
         self._queue._taken.discard(id(self))
         if self._taken:
+            self._taken = False
             self._queue._slot_is_free(Slot(self._queue, taken=False))
 
 
@@ -115,14 +124,14 @@ class Queue(Generic[T]):
         """How many threads stand in line."""
         return len(self._waiters)
 
-    def take(self, timeout: float | None) -> T | Slot:
+    def take(self, timeout: float | None) -> T | Slot | None:
         """Return an idle item, or else a slot for a new one; wait in line for either.
 
         Args:
             timeout: how long to wait (seconds); None for ever.
 
-        Raises:
-            NoneAvailableError: the time is up.
+        Returns:
+            None if the time is up.
 
         """
         try:
@@ -193,7 +202,7 @@ class Queue(Generic[T]):
             if not self.idle and not self._free:
                 return
 
-    def _wait(self, timeout: float | None) -> T | Slot:
+    def _wait(self, timeout: float | None) -> T | Slot | None:
         waiter: _Waiter[T] = _Waiter()
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
@@ -210,8 +219,6 @@ class Queue(Generic[T]):
             self._leave(waiter)
             self._pass_on(waiter)
             raise
-        if waiter.given is None:
-            raise NoneAvailableError
         return waiter.given
 
     def _leave(self, waiter: _Waiter[T]) -> None:

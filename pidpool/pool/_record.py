@@ -97,6 +97,16 @@ class Record(_ConnectionRecord):
         if self.dbapi_connection is None:
             self.ownership = None
 
+    def renew(self) -> None:
+        """Make good what the garbage collector may have finalized before it turned out that this record lives on."""
+        if self.ownership is not None:
+            self.ownership = self.ownership.renewed()
+        slot = self._slot.renew()
+        if slot is None:  # it was handed to somebody else: give up the connection, to stay within the pool's size
+            self.close()
+        else:
+            self._slot = slot
+
     def retire(self) -> None:
         """Close the connection, and make room for another."""
         try:
@@ -138,6 +148,9 @@ class Fairy(_ConnectionFairy):
         if not self._page[0]:
             _fork.current()
         elif record.holder == id(self):
+            # Forgotten, perhaps in a cycle: then the finalizers of all that hangs on this fairy may have run already.
+            record.renew()
+            self._connection = record.dbapi_connection  # None if the record was invalidated behind our back
             self._checkin()
 
     # -- using it ------------------------------------------------------------------------------------------------
