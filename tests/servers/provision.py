@@ -73,13 +73,13 @@ def missing() -> list[Need]:
 
 
 def install(packages: Iterable[str]) -> None:
-    """Install Debian packages; raises CalledProcessError."""
+    """Install Debian packages; raises CalledProcessError. Errors are shown, progress is not."""
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     # Another apt-get may be at work: a machine that has just booted updates itself.
     apt_get = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300"]
-    subprocess.run([*apt_get, "update"], check=True, env=environment)
+    subprocess.run([*apt_get, "update"], check=True, env=environment, stdout=subprocess.DEVNULL)
     command = [*apt_get, "install", "--yes", "--no-install-recommends", *packages]
-    subprocess.run(command, check=True, env=environment)
+    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
 
 
 def main() -> int:
