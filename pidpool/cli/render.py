@@ -69,7 +69,8 @@ class Renderer:
         self._prose(Text("The code that provokes it:", "bold"))
         source = hazard.source.rstrip()
         if self._results.color_system:
-            self._results.print(Syntax(source, "python", background_color="default", word_wrap=True))
+            # The terminal's own colours: readable on a light background as well as on a dark one.
+            self._results.print(Syntax(source, "python", theme="ansi_dark", word_wrap=True))
         else:
             self._results.print(Text(source), soft_wrap=True)
 
