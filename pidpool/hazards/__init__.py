@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import everyday  # noqa: F401 - its scenarios enter the catalogue
+from . import everyday, threads, sessions, processes, conditions  # noqa: F401, I001 - in the catalogue's order
 from .catalogue import CATALOGUE, Hazard, hazard
 from .errors import TargetError, UnknownHazard, UnknownSubject
 from .proxy import RecordingProxy, Traffic

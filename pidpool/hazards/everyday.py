@@ -26,7 +26,9 @@ _QUERIES = 50
     "create the engine after the fork.",
 )
 def concurrent_use(stage: Stage) -> None:
-    """An engine is created when the program starts, and has been used once before it forks its workers. Parent and child
+    """Two processes share one socket.
+
+    An engine is created when the program starts, and has been used once before it forks its workers. Parent and child
     now hold the same socket. Both send queries, and each reads whichever answer comes first: rows of the other's query,
     half a packet, or nothing at all.
     """
@@ -55,7 +57,9 @@ def concurrent_use(stage: Stage) -> None:
     "not even by leaving a function, until it ends by os._exit.",
 )
 def garbage_collection(stage: Stage) -> None:
-    """The child never touches the database. It merely lets go of what it inherited: a function returns, a request object
+    """Merely letting go of a connection speaks to the server.
+
+    The child never touches the database. It merely lets go of what it inherited: a function returns, a request object
     dies, the garbage collector runs. The pool's finalizer then rolls back on the shared socket, and some drivers say
     goodbye to the server.
     """
@@ -73,7 +77,9 @@ def garbage_collection(stage: Stage) -> None:
     advice="Nothing needs doing with PidPool. Without it, end children by os._exit.",
 )
 def interpreter_exit(stage: Stage) -> None:
-    """The child never touches the database and ends. Before Python goes it finalizes what is left, connections included,
+    """Python tidies up before it goes, connections included.
+
+    The child never touches the database and ends. Before Python goes it finalizes what is left, connections included,
     and the server hears a rollback or a goodbye that was not the parent's.
     """
     witness = stage.witness()
@@ -109,7 +115,9 @@ def interpreter_exit(stage: Stage) -> None:
     "dispose(close=False) is better, but drivers that say goodbye in their finalizer (mysqlclient) still do.",
 )
 def dispose(stage: Stage) -> None:
-    """The manual says that a child should start with engine.dispose(close=False); many programs have plain dispose().
+    """The recipe from the manual closes the parent's connections.
+
+    The manual says that a child should start with engine.dispose(close=False); many programs have plain dispose().
     Plain dispose closes the parent's connections for it. With close=False the pool forgets them, and the garbage
     collector closes what it forgot.
     """
@@ -136,7 +144,9 @@ def dispose(stage: Stage) -> None:
     "leave inherited connections alone.",
 )
 def explicit_close(stage: Stage) -> None:
-    """Clean-up code runs in the child: a `finally` closes the connection, an error handler rolls back or invalidates it, a
+    """Clean-up code does its duty on somebody else's connection.
+
+    Clean-up code runs in the child: a `finally` closes the connection, an error handler rolls back or invalidates it, a
     framework ends the request. All of it was meant for the parent's connection, and goes to the parent's session.
     """
     engine = stage.engine()
@@ -162,7 +172,9 @@ def explicit_close(stage: Stage) -> None:
     advice="With PidPool leaving the block does nothing in a child. Without it, never fork inside a transaction.",
 )
 def open_transaction(stage: Stage) -> None:
-    """The fork happens inside a `with engine.begin()` block, often deep down in a library. The child fails or exits, and
+    """A block that was entered once is left twice.
+
+    The fork happens inside a `with engine.begin()` block, often deep down in a library. The child fails or exits, and
     on its way out the block rolls back: on the parent's session. The parent's COMMIT then succeeds, and stores nothing.
     """
     engine = stage.engine()
@@ -188,7 +200,9 @@ def open_transaction(stage: Stage) -> None:
     advice="Check out a new connection after the fork. PidPool raises InheritedConnectionError where you forgot.",
 )
 def held_use(stage: Stage) -> None:
-    """A connection, an ORM session or a cursor that was opened before the fork is used in the child as if it were its own.
+    """An inherited connection works, for a while.
+
+    A connection, an ORM session or a cursor that was opened before the fork is used in the child as if it were its own.
     It works, for a while: inside the parent's transaction, on the parent's session.
     """
     witness = stage.witness()
@@ -205,16 +219,8 @@ def held_use(stage: Stage) -> None:
         "executed on the parent's cursor": lambda: cursor.execute(intruder),
     }
     for deed, action in deeds.items():
-        refused = stage.child(lambda action=action: _is_refused(action))
+        refused = stage.child(lambda action=action: stage.is_refused(action))
         witness.check(f"the child {deed}")
         if stage.subject.refuses and not refused:
             raise Lost(f"the child {deed}, and got no error")
     witness.finish("the child used what it inherited")
-
-
-def _is_refused(action: object) -> bool:
-    try:
-        action()
-    except Exception:  # noqa: BLE001 - any error at all is a refusal, the driver's own included
-        return True
-    return False

@@ -7,11 +7,12 @@ import gc
 import json
 import multiprocessing
 import os
+import resource
 import secrets
 import select
 import signal
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import create_engine
@@ -32,11 +33,13 @@ if TYPE_CHECKING:
     from .target import Target
 
 How = Literal["fork", "hookless", "multiprocessing"]
-Leave = Literal["os._exit", "sys.exit", "exception"]
+Leave = Literal["os._exit", "sys.exit", "exception", "SIGKILL"]
 
 LEFT_TO_FINALIZATION: list[object] = []
 """What a child puts here is still alive when its interpreter shuts down, like a module's global engine."""
 
+_STATUS = {"os._exit": 0, "sys.exit": 0, "exception": 1, "SIGKILL": -signal.SIGKILL}
+_OPEN_DESCRIPTORS = "/dev/fd"
 _PAUSE = 0.001
 
 
@@ -129,32 +132,37 @@ class Stage:
         how: How = "fork",
         leave: Leave = "os._exit",
         limit: float | None = None,
-        quiet: bool = True,
+        starving: bool = False,
     ) -> Any:  # noqa: ANN401 - whatever the action returns, as JSON
         """Fork a child, let it run `action` and leave, wait for it, and return what `action` returned.
 
-        Parameters:
+        The parent says nothing meanwhile, so any byte on its connections comes from the child: it is noted.
+
+        Args:
             action: what the child does. Should it raise, the parent is told and the scenario ends there.
             how: `os.fork`; a C-level fork, of which Python learns nothing; or `multiprocessing`'s.
-            leave: by `os._exit`, by `SystemExit`, or by an exception: the latter two unwind the scenario's own frames in
-                the child, `with` blocks included, and end in the finalization of the interpreter.
+            leave: by `os._exit`, by `SystemExit`, by an exception (these two unwind the scenario's own frames in the
+                child, `with` blocks included, and end in the finalization of the interpreter), or killed.
             limit: seconds until the child counts as hung.
-            quiet: the parent says nothing meanwhile, so any byte on its connections comes from the child.
+            starving: the process is at its descriptor limit when it forks.
+
         """
-        before = self._proxy.snapshot() if self._proxy and quiet else {}
-        result = self.start(action, how=how, leave=leave, limit=limit).wait()
-        if self._proxy and quiet:
-            after = self._proxy.snapshot()
-            sent = {number: after[number].client_bytes - was.client_bytes for number, was in before.items()}
-            loud = [number for number in before if sent[number]]
-            ended = [n for n, was in before.items() if after[n].client_ended and not was.client_ended]
-            if loud:
-                self._heard(
-                    f"the child sent {sum(sent.values())} bytes on {len(loud)} of the parent's connections"
-                )
-            if ended:
-                self._heard(f"the child ended the stream of {len(ended)} of the parent's connections")
-        return result
+        with self.silence():
+            return self.start(action, how=how, leave=leave, limit=limit, starving=starving).wait()
+
+    @contextmanager
+    def silence(self) -> Iterator[None]:
+        """Note any byte that the children of this block send on connections which were open before it."""
+        before = self._proxy.snapshot() if self._proxy else {}
+        yield
+        after = self._proxy.snapshot() if self._proxy else {}
+        sent = {n: after[n].client_bytes - was.client_bytes for n, was in before.items()}
+        loud = [n for n in before if sent[n]]
+        ended = [n for n, was in before.items() if after[n].client_ended and not was.client_ended]
+        if loud:
+            self._heard(f"{sum(sent.values())} bytes were sent on {len(loud)} of the parent's connections")
+        if ended:
+            self._heard(f"the stream of {len(ended)} of the parent's connections was ended")
 
     def start(
         self,
@@ -163,10 +171,11 @@ class Stage:
         how: How = "fork",
         leave: Leave = "os._exit",
         limit: float | None = None,
+        starving: bool = False,
     ) -> Child:
         """Fork a child and return at once; see `child`."""
-        limit = limit or self.seconds
         self.forked = True
+        limit = limit or self.seconds
         reading, writing = os.pipe()
         if how == "multiprocessing":
 
@@ -177,14 +186,15 @@ class Stage:
             process.start()
             pid = process.pid or 0
         else:
-            # PyDLL keeps the interpreter's lock across the call, or the child would have nobody to hand it back.
-            pid = os.fork() if how == "fork" else ctypes.PyDLL(None).fork()
-            if pid == 0:
-                os.close(reading)
-                self._live(action, writing, limit)
-                _leave(leave)
+            with descriptor_limit() if starving else nullcontext():
+                # PyDLL keeps the interpreter's lock across the call, or the child would have nobody to hand it back.
+                pid = os.fork() if how == "fork" else ctypes.PyDLL(None).fork()
+                if pid == 0:
+                    os.close(reading)
+                    self._live(action, writing, limit)
+                    _leave(leave)
         os.close(writing)
-        return Child(pid, reading, limit, expected=1 if leave == "exception" else 0)
+        return Child(pid, reading, limit, expected=_STATUS[leave])
 
     def _live(self, action: Callable[[], Any], writing: int, limit: float) -> None:
         """Be the child: run the recipe under test, then `action`, and answer."""
@@ -214,14 +224,23 @@ class Stage:
     def _heard(self, noise: str) -> None:
         self.noise = self.noise or noise
 
-    # Inside a child
+    # What children do
+
+    @staticmethod
+    def is_refused(action: Callable[[], object]) -> bool:
+        """Return whether `action` raised: any error at all is a refusal, the driver's own included."""
+        try:
+            action()
+        except Exception:  # noqa: BLE001 - as it says
+            return True
+        return False
 
     def use(self, engine: Engine, count: int = 1) -> list[int]:
         """Check `count` connections out at once, query each, return them, and give back their session ids."""
         connections: list[Connection] = []
         try:
             for _ in range(count):
-                connections.append(engine.connect())
+                connections.append(engine.connect())  # noqa: PERF401 - what was opened is closed, if one fails
             sessions = []
             for connection in connections:
                 token = self.token()
@@ -290,9 +309,9 @@ class Child:
         for kind in (Lost, Hang, Skip):
             if kind.__name__ in answer:
                 raise kind(answer[kind.__name__])
-        if os.WIFSIGNALED(status):
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) != -self._expected:
             raise Lost(f"the child was killed by {signal.Signals(os.WTERMSIG(status)).name}")
-        code = os.WEXITSTATUS(status)
+        code = os.waitstatus_to_exitcode(status)
         if not answer or code != self._expected:
             raise Lost(f"the child left with status {code} instead of {self._expected}")
         return answer.get("value")
@@ -351,9 +370,32 @@ class Observer:
         return owner
 
 
+@contextmanager
+def descriptor_limit() -> Iterator[None]:
+    """Let the block run at the limit: not one more descriptor can be opened.
+
+    Every number below the limit is taken, so that all that is open stays below it: `dup2` refuses numbers above.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(name) for name in os.listdir(_OPEN_DESCRIPTORS))
+    filling: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
+    try:
+        with suppress(OSError):
+            while True:
+                filling.append(os.dup(0))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in filling:
+            os.close(descriptor)
+
+
 def _leave(way: Leave) -> None:
     if way == "sys.exit":
         raise SystemExit(0)
     if way == "exception":
         raise UncaughtInChild
+    if way == "SIGKILL":
+        os.kill(os.getpid(), signal.SIGKILL)
     os._exit(0)

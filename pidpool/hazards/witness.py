@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .stage import Stage
     from .subjects import Subject
 
+_ENOUGH = 5
 _SETTLE_SECONDS = 1.0  # A server that was told goodbye may take a moment to act on it.
 
 
@@ -27,23 +28,21 @@ class Witness:
     """What one process keeps while its children do their worst. Made by `Stage.witness`.
 
     Attributes:
-        engine: the engine; a child that drops it must find no other reference to it.
-        held: the connection that is checked out, or None.
-        session: its session id.
+        session: the session id of the connection that is checked out.
         pooled: the session ids of the connections that lie idle in the pool (none, if it keeps none).
     """
 
     def __init__(self, stage: Stage, engine: Engine, *, hold: bool, idle: int) -> None:
         self.stage = stage
-        self.engine: Engine | None = engine
+        self._engine: Engine | None = engine
+        self._held: Connection | None = None
         self.capacity = capacity_of(engine, stage.subject)
-        self.held: Connection | None = None
         self.session = 0
         self.token = stage.token()
         self._key = secrets.randbelow(2**31)
         if hold:
-            self.held = engine.connect()
-            self._equip(self.held)
+            self._held = engine.connect()
+            self._equip(self._held)
         count = min(idle, self.capacity - 1)
         self.pooled: frozenset[int] = frozenset()
         if count > 0:
@@ -61,6 +60,20 @@ class Witness:
         held.exec_driver_sql(dialect.store(self.token))
 
     @property
+    def engine(self) -> Engine:
+        """The engine; a child that drops it must find no other reference to it."""
+        if self._engine is None:
+            raise RuntimeError("this process has dropped the engine")
+        return self._engine
+
+    @property
+    def held(self) -> Connection:
+        """The connection that is checked out."""
+        if self._held is None:
+            raise RuntimeError("this witness holds no connection")
+        return self._held
+
+    @property
     def _table(self) -> str:
         return f"pidpool_{self.token}"
 
@@ -74,8 +87,8 @@ class Witness:
             Lost: something is gone.
         """
         with self.stage.within(f"the parent's query{_after(deed)}"):
-            if self.held is not None:
-                self._check_session(self.held, deed)
+            if self._held is not None:
+                self._check_session(self._held, deed)
             self._check_server(deed)
 
     def finish(self, deed: str = "", *, recycled: bool = False) -> None:
@@ -90,12 +103,12 @@ class Witness:
         """
         self.check(deed)
         sessions = self.pooled
-        if self.held is not None:
+        if self._held is not None:
             with self.stage.within(f"the parent's COMMIT{_after(deed)}"):
-                self._commit(self.held, deed)
+                self._commit(self._held, deed)
             if sessions:
                 sessions |= {self.session}
-            self.held = None
+            self._held = None
         with self.stage.within(f"the parent's checkout{_after(deed)}"):
             self._check_pool(frozenset() if recycled else sessions, deed)
         if self.stage.noise:
@@ -103,13 +116,13 @@ class Witness:
 
     def drop_held(self) -> None:
         """Forget the connection that is checked out, and collect garbage: for a child."""
-        self.held = None
+        self._held = None
         gc.collect()
 
     def drop(self) -> None:
         """Forget all of it, the engine included, and collect garbage: for a child."""
-        self.held = None
-        self.engine = None
+        self._held = None
+        self._engine = None
         self.stage.drop()
 
     def _check_session(self, held: Connection, deed: str) -> None:
@@ -131,7 +144,7 @@ class Witness:
 
     def _check_server(self, deed: str) -> None:
         with self.stage.observer() as observer:
-            expected = set(self.pooled) | ({self.session} if self.held is not None else set())
+            expected = set(self.pooled) | ({self.session} if self._held is not None else set())
             ended = expected - observer.alive(expected)
             if self.session in ended:
                 raise Lost(f"the server closed the parent's session{_after(deed)}")
@@ -139,7 +152,7 @@ class Witness:
                 raise Lost(
                     f"the server closed {len(ended)} of {len(self.pooled)} idle sessions of the parent{_after(deed)}"
                 )
-            if self.held is not None and observer.lock_owner(self._key) != self.session:
+            if self._held is not None and observer.lock_owner(self._key) != self.session:
                 raise Lost(f"the parent lost its advisory lock{_after(deed)}")
 
     def _commit(self, held: Connection, deed: str) -> None:
@@ -154,8 +167,6 @@ class Witness:
         held.close()
 
     def _check_pool(self, sessions: frozenset[int], deed: str) -> None:
-        if self.engine is None:
-            return
         try:
             found = self.stage.use(self.engine, self.capacity)
         except Lost as lost:
@@ -176,16 +187,11 @@ class Witness:
 
 
 def capacity_of(engine: Engine, subject: Subject) -> int:
-    """Return how many connections the engine lets out at once, as far as one can tell; at least two, at most ten."""
-    if subject.adjustable:
-        size = getattr(engine.pool, "size", None)
-        return size() if size else _DEFAULT_CAPACITY
+    """Return how many connections the engine lets out at once, or as many of them as a scenario needs."""
     size = getattr(engine.pool, "size", None)
-    known = size() if size else 0
-    return max(1, min(known or _DEFAULT_CAPACITY, _DEFAULT_CAPACITY))
-
-
-_DEFAULT_CAPACITY = 5
+    known: int = size() if size else 0
+    # A pool of the user's may be large, and its overflow is nobody's business: its lasting size is what it can lose.
+    return known if known and subject.adjustable else min(known or _ENOUGH, _ENOUGH)
 
 
 def _after(deed: str) -> str:

@@ -1,0 +1,129 @@
+"""What a session carries besides its transaction."""
+
+from __future__ import annotations
+
+import gc
+from typing import TYPE_CHECKING, Any
+
+from .backends import scalar
+from .catalogue import enters
+from .errors import Lost
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .stage import Leave, Stage
+
+_ROWS = 20_000
+_SOME = 100
+
+
+@enters(
+    "mid-stream",
+    title="is forked while a server-side or unbuffered result is half read",
+    promise="read the rest",
+    advice="Nothing needs doing with PidPool. Without it, finish or close results before you fork.",
+)
+def mid_stream(stage: Stage) -> None:
+    """A half-read result is closed, or even read on, by the child.
+
+    A large result is streamed: the server sends rows as they are read. The child inherits the open cursor. When it lets
+    go of it, the driver closes the cursor on the server, or reads the remaining rows from the shared socket to get rid
+    of them.
+    """
+    stream: dict[str, Any] = {"connection": stage.engine().connect()}
+    stream["result"] = (
+        stream["connection"]
+        .execution_options(stream_results=True, max_row_buffer=_SOME)
+        .exec_driver_sql(stage.dialect.numbers(_ROWS))
+    )
+    numbers = [row[0] for row in stream["result"].fetchmany(_SOME)]
+
+    def drop() -> None:
+        stream.clear()
+        gc.collect()
+
+    deeds: list[tuple[str, Callable[[], object], Leave]] = [
+        ("left by sys.exit", lambda: None, "sys.exit"),
+        ("closed the result", lambda: stage.is_refused(stream["result"].close), "os._exit"),
+        ("closed the connection", lambda: stage.is_refused(stream["connection"].close), "os._exit"),
+        ("dropped both", drop, "os._exit"),
+    ]
+    for deed, action, leave in deeds:
+        stage.child(action, leave=leave)
+        with stage.within(f"the parent's reading (the child {deed})"):
+            numbers += [row[0] for row in stream["result"].fetchmany(_SOME)]
+    with stage.within("the parent's reading"):
+        numbers += [row[0] for row in stream["result"]]
+    if sorted(numbers) != list(range(1, _ROWS + 1)):
+        raise Lost(f"the parent read {len(set(numbers))} of {_ROWS} rows")
+    stream["connection"].close()
+
+
+@enters(
+    "prepared",
+    title="drops inherited cursors and prepared statements",
+    promise="go on using them",
+    advice="Nothing needs doing with PidPool. Without it, do not touch inherited cursors in a child.",
+)
+def prepared(stage: Stage) -> None:
+    """A prepared statement belongs to the session, not to the process.
+
+    Clean-up code in the child closes the cursors it inherited and forgets prepared statements. The server forgets them,
+    too, and the parent's next execution fails.
+    """
+    witness = stage.witness()
+    name = f"pidpool_{witness.token}"
+    cursors = [witness.held.connection.cursor()]
+
+    def run_driver_statement() -> object:
+        # Only psycopg prepares by itself, if told so; to the others this is an ordinary query.
+        options = {"prepare": True} if stage.driver == "psycopg" else {}
+        cursors[0].execute("SELECT 40 + %s", (2,), **options)  # type: ignore[call-arg]
+        return (cursors[0].fetchone() or [None])[0]
+
+    def run_prepared() -> object:
+        *before, execution = stage.dialect.execute_prepared(name, 41)
+        for statement in before:
+            witness.held.exec_driver_sql(statement)
+        return scalar(witness.held, execution)
+
+    def forget() -> None:
+        stage.is_refused(lambda: witness.held.exec_driver_sql(stage.dialect.deallocate(name)))
+        stage.is_refused(cursors.pop().close)
+        witness.drop()
+
+    witness.held.exec_driver_sql(stage.dialect.prepare(name))
+    run_driver_statement()
+    stage.child(forget)
+    for what, action in (("prepared statement", run_prepared), ("cursor", run_driver_statement)):
+        with stage.within(f"the parent's {what}"):
+            answer = action()
+        if answer != 42:  # noqa: PLR2004 - 41 + 1, and 40 + 2
+            raise Lost(f"the parent's {what} answered {answer!r} instead of 42")
+    witness.finish("the child dropped cursors and prepared statements")
+
+
+@enters(
+    "session-state",
+    title="does any of the above",
+    promise="find its temporary tables, SET variables and advisory locks",
+    advice="Nothing needs doing with PidPool. Without it, create the engine after the fork.",
+)
+def session_state(stage: Stage) -> None:
+    """What a session has built up is gone when the session is.
+
+    A session that was closed behind the parent's back is replaced by a new one, and many pools do that without a word.
+    The new one has no temporary table, no variable, no lock: whatever the program believed to hold is free for others.
+    """
+    witness = stage.witness()
+
+    def do_everything() -> None:
+        stage.use(witness.engine)
+        witness.held.close()
+        witness.engine.dispose()
+        stage.use(witness.engine)
+        witness.drop()
+
+    stage.child(do_everything, leave="sys.exit")
+    witness.finish("the child used, closed and dropped what it inherited")
