@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from logging import DEBUG
 from typing import TYPE_CHECKING, Any
 
 from pidpool import _fork
@@ -16,6 +17,7 @@ from pidpool.pool._sqlalchemy import (
     _ConnectionFairy,
     forget_event_locks,
     guard_begin,
+    reset_rollback,
     rolls_back_plainly,
     safe_reraise,
 )
@@ -37,22 +39,40 @@ class _DialectAttribute:
 
     def __set__(self, pool: ForkSafePool, dialect: Any) -> None:  # noqa: ANN401 - a Dialect, or a plain pool's stand-in
         pool.__dict__["_dialect"] = dialect
-        pool._rolls_back_plainly = rolls_back_plainly(dialect)
+        pool._resets_plainly = pool._reset_on_return is reset_rollback and rolls_back_plainly(dialect)
         guard_begin(dialect, _refuse_to_begin)
 
 
-class _Life:
-    """A pool's state in one generation of one process. After a fork the pool starts another, in O(1)."""
+class Life:
+    """A pool's state in one generation of one process. After a fork the pool starts another, in O(1).
 
-    __slots__ = ("generation", "heir", "page", "pid", "queue")
+    What every checkout and checkin looks at is here, in slots: an attribute of the pool itself costs twice as much.
+    """
 
-    def __init__(self, generation: _fork.Generation, queue: Queue[Record]) -> None:
+    __slots__ = ("careful", "dispatch", "generation", "heir", "page", "pid", "pop_idle", "queue")
+
+    #: The generation's, for one step less.
+    page: _fork.Page
+    pid: int
+    #: The queue's.
+    pop_idle: Callable[[], Record]
+    #: The pool's events.
+    dispatch: Any
+    #: Whether a checkout must look at an idle connection's age: with ``recycle`` or ``pre_ping``, and once the pool has been
+    #: invalidated.
+    careful: bool
+    #: The life after this one in the same process. ``dict.setdefault`` decides a race between threads.
+    heir: dict[_fork.Generation, Life]
+
+    def __init__(self, pool: ForkSafePool, generation: _fork.Generation, queue: Queue[Record]) -> None:
         self.generation = generation
         self.page = generation.page
         self.pid = generation.pid
         self.queue = queue
-        #: The life after this one in the same process; ``dict.setdefault`` decides a race between threads.
-        self.heir: dict[_fork.Generation, _Life] = {}
+        self.pop_idle = queue.pop_idle
+        self.dispatch = pool.dispatch
+        self.careful = pool._recycle > -1 or pool._pre_ping
+        self.heir = {}
 
 
 class ForkSafePool(Pool):
@@ -63,17 +83,19 @@ class ForkSafePool(Pool):
     is one checkout and refuses to work in another process.
     """
 
-    _life: _Life
+    _life: Life
     #: How many connections this process inherited and discarded, in this pool.
     _discarded_at_fork: int
-    _rolls_back_plainly: bool = True
+    #: Whether reset on return is nothing but the driver's own ``rollback()``, unless somebody listens.
+    _resets_plainly: bool
     _dialect = _DialectAttribute()  # type: ignore[assignment]
     _timeout: float
 
     def _start(self, keep: int | None, capacity: int | None, *, use_lifo: bool, timeout: float | None) -> None:
         self._timeout = timeout  # type: ignore[assignment]
         self._discarded_at_fork = 0
-        self._life = _Life(_fork.current(), Queue(keep, capacity, use_lifo=use_lifo))
+        self._dialect = self._dialect  # also for a plain pool, whose stand-in nobody sets
+        self._life = Life(self, _fork.current(), Queue(keep, capacity, use_lifo=use_lifo))
 
     # -- checkout ------------------------------------------------------------------------------------------------
 
@@ -92,33 +114,28 @@ class ForkSafePool(Pool):
             life = self._after_fork()
         record: Record | None
         try:
-            record = life.queue.pop_idle()
+            record = life.pop_idle()
         except IndexError:
             record = None
         if record is None:  # not above: what goes wrong in there has nothing to do with an IndexError
-            record = self._open_or_wait(life.queue)
-        if (
-            record.dbapi_connection is None
-            or self._recycle > -1
-            or self._invalidate_time > record.starttime
-            or record._soft_invalidate_time > record.starttime
-        ):
+            record = self._open_or_wait(life)
+        if life.careful or not record.ready:
             try:
                 record.get_connection()
             except BaseException as error:
                 with safe_reraise():
                     record._checkin_failed(error, _fairy_was_created=False)
-        echo = self._should_log_debug()
-        fairy = Fairy(self, life.page, record, echo)
+        echo = self.logger.isEnabledFor(DEBUG)
+        fairy = Fairy(self, life, record, echo)
         if echo:
             self.logger.debug("Connection %r checked out from pool", record.dbapi_connection)
-        events = self.dispatch.checkout
-        if self._pre_ping or events.listeners or events.parent_listeners:
+        events = life.dispatch.checkout
+        if life.careful or events.listeners or events.parent_listeners:
             return _ConnectionFairy._checkout(self, fairy=fairy)
         fairy._counter = 1
         return fairy
 
-    def _after_fork(self) -> _Life:
+    def _after_fork(self) -> Life:
         """Start this process's own life: an empty pool with its full capacity, whoever held connections at fork.
 
         The connections themselves have been discarded, at fork or by ``_fork.current()`` just now.
@@ -126,7 +143,7 @@ class ForkSafePool(Pool):
         generation = _fork.current()
         ended = self._life
         old = ended.queue
-        fresh = _Life(generation, Queue(old.keep, old.capacity, use_lifo=old.use_lifo))
+        fresh = Life(self, generation, Queue(old.keep, old.capacity, use_lifo=old.use_lifo))
         life = ended.heir.setdefault(generation, fresh)
         if life is fresh:
             forget_event_locks(self)
@@ -137,14 +154,15 @@ class ForkSafePool(Pool):
         self._life = life
         return life
 
-    def _open_or_wait(self, queue: Queue[Record]) -> Record:
+    def _open_or_wait(self, life: Life) -> Record:
+        queue = life.queue
         found = queue.take(self._timeout)
         if found is None:
             raise PoolTimeoutError(self._timeout_message(queue), code="3o7r")
         if not isinstance(found, Slot):
             return found
         try:
-            return Record(self, queue, found)
+            return Record(self, life, found)
         except BaseException:
             with safe_reraise():
                 found.give_back()
@@ -163,14 +181,13 @@ class ForkSafePool(Pool):
         life = self._life
         if not life.generation.is_current():
             life = self._after_fork()
-        return self._open_or_wait(life.queue)
+        return self._open_or_wait(life)
 
     def _create_connection(self) -> Record:
         return self._do_get()
 
     def _do_return_conn(self, record: Record) -> None:  # type: ignore[override]
-        # The record knows its queue, so one that was inherited cannot come back into the wrong process's pool.
-        surplus = record._queue.give(record)
+        surplus = record.life.queue.give(record)
         if surplus is not None:
             surplus.retire()
 
@@ -209,9 +226,10 @@ class ForkSafePool(Pool):
         _checkin: bool = True,  # noqa: FBT001, FBT002 - SQLAlchemy's signature
     ) -> None:
         # An inherited connection that turns out to be dead says nothing about this process's own.
-        if isinstance(connection, Fairy) and not connection._page[0]:
+        if isinstance(connection, Fairy) and not connection._life.page[0]:
             _fork.current()
             return
+        self._life.careful = True
         super()._invalidate(connection, exception, _checkin)
 
     # -- looking at it -------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ the line looks at what is available afterwards.* Of two threads that do so at th
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 import time
 from collections import deque
@@ -91,7 +92,7 @@ class Queue(Generic[T]):
 
     """
 
-    __slots__ = ("_free", "_taken", "_waiters", "capacity", "idle", "keep", "pop_idle", "use_lifo")
+    __slots__ = ("_free", "_most", "_taken", "_waiters", "capacity", "idle", "keep", "pop_idle", "use_lifo")
 
     #: Items that nobody uses; the right end came back last.
     idle: deque[T]
@@ -106,6 +107,7 @@ class Queue(Generic[T]):
 
     def __init__(self, keep: int | None, capacity: int | None, *, use_lifo: bool = False) -> None:
         self.keep = keep
+        self._most = sys.maxsize if keep is None else keep
         self.capacity = capacity
         self.use_lifo = use_lifo
         self.idle = deque()
@@ -160,7 +162,7 @@ class Queue(Generic[T]):
         self.idle.append(item)
         if self._waiters:
             self._serve()
-        if self.keep is not None and len(self.idle) > self.keep:
+        if len(self.idle) > self._most:
             try:
                 return self.idle.pop()
             except IndexError:  # taken in the meantime

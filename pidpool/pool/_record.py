@@ -2,7 +2,7 @@
 
 Both keep SQLAlchemy's names and behaviour, and add the two questions that make a pool safe across fork: *is this process
 the one that opened the connection?* (the record's ``ownership``), and *is it the one that checked it out?* (one byte,
-``fairy._page[0]``, asked before anything that could reach the server).
+``fairy._life.page[0]``, asked before anything that could reach the server).
 
 Where SQLAlchemy hangs a weakref finalizer on each checkout, the fairy has a ``__del__``: a fifth of the cost, and it runs
 before the connection's own finalizer. That matters inside ``os.fork()``, where CPython frees the thread-locals of the
@@ -21,8 +21,8 @@ from pidpool.pool._sqlalchemy import _ConnectionFairy, _ConnectionRecord, reset_
 
 if TYPE_CHECKING:
     from pidpool._discard import Ownership
-    from pidpool.pool._base import ForkSafePool
-    from pidpool.pool._queue import Queue, Slot
+    from pidpool.pool._base import ForkSafePool, Life
+    from pidpool.pool._queue import Slot
 
 
 class _NotWrappedError(InheritedConnectionError, DontWrapMixin):
@@ -37,7 +37,12 @@ _NotWrappedError.__module__ = InheritedConnectionError.__module__
 class Record(_ConnectionRecord):
     """A place in the pool. Belongs to the process that made it, as its connection and its queue do."""
 
-    __slots__ = ("_queue", "_slot", "holder", "ownership")
+    __slots__ = ("_slot", "holder", "life", "ownership", "ready")
+
+    #: The pool's life in the process that made this record; its queue is where the record goes back to.
+    life: Life
+    #: Whether there is a connection that nobody has invalidated: what a checkout asks first.
+    ready: bool
 
     #: Who owns ``dbapi_connection``. Set as soon as the driver has opened it; None when there is no connection.
     ownership: Ownership | None
@@ -45,8 +50,9 @@ class Record(_ConnectionRecord):
     #: fairy alive; exact, because the fairy is alive whenever it compares.
     holder: int
 
-    def __init__(self, pool: ForkSafePool, queue: Queue[Record], slot: Slot) -> None:
-        self._queue = queue
+    def __init__(self, pool: ForkSafePool, life: Life, slot: Slot) -> None:
+        self.life = life
+        self.ready = True
         self._slot = slot
         self.ownership = None
         self.holder = 0
@@ -64,20 +70,21 @@ class Record(_ConnectionRecord):
 
     def checkin(self, _fairy_was_created: bool = True) -> None:  # noqa: FBT001, FBT002 - SQLAlchemy's signature
         """Run what is due when a checkout ends, and give the record back."""
-        pool: Any = self._ConnectionRecord__pool  # type: ignore[attr-defined]
         if self.holder == 0 and _fairy_was_created:
             return super().checkin(_fairy_was_created)  # warns about the second checkin
         self.holder = 0
-        connection = self.dbapi_connection
         callbacks = self.finalize_callback
         while callbacks:
             callback = callbacks.pop()
-            if connection is not None:
-                callback(connection)
-        events = pool.dispatch.checkin
+            if self.dbapi_connection is not None:
+                callback(self.dbapi_connection)
+        events = self.life.dispatch.checkin
         if events.listeners or events.parent_listeners:
-            events(connection, self)
-        pool._return_conn(self)
+            events(self.dbapi_connection, self)
+        # The record knows its queue, so one that was inherited cannot come back into the wrong process's pool.
+        surplus = self.life.queue.give(self)
+        if surplus is not None:
+            surplus.retire()
         return None
 
     def close(self) -> None:
@@ -86,6 +93,7 @@ class Record(_ConnectionRecord):
             _fork.current()
             return
         super().close()
+        self.ready = False
         self.ownership = None
 
     def invalidate(self, e: BaseException | None = None, soft: bool = False) -> None:  # noqa: FBT001, FBT002 - as above
@@ -93,19 +101,33 @@ class Record(_ConnectionRecord):
         if self.inherited:
             _fork.current()
             return
+        self.ready = False
         super().invalidate(e, soft)
         if self.dbapi_connection is None:
             self.ownership = None
 
-    def renew(self) -> None:
-        """Make good what the garbage collector may have finalized before it turned out that this record lives on."""
+    def get_connection(self) -> Any:  # noqa: ANN401 - any driver's
+        """Return the connection: a new one where there is none, or where it is too old or was invalidated."""
+        connection = super().get_connection()
+        self.ready = True
+        return connection
+
+    def renew(self) -> bool:
+        """Make good what the garbage collector may have finalized before it turned out that this record lives on.
+
+        Returns:
+            Whether it does. If somebody else was given its slot, it is closed, to stay within the pool's size.
+
+        """
         if self.ownership is not None:
             self.ownership = self.ownership.renewed()
         slot = self._slot.renew()
-        if slot is None:  # it was handed to somebody else: give up the connection, to stay within the pool's size
+        if slot is None:
+            self.holder = 0
             self.close()
-        else:
-            self._slot = slot
+            return False
+        self._slot = slot
+        return True
 
     def retire(self) -> None:
         """Close the connection, and make room for another."""
@@ -122,22 +144,22 @@ class Fairy(_ConnectionFairy):
     and everything that would give it back does nothing.
     """
 
-    __slots__ = ("_connection", "_ownership", "_page")
+    __slots__ = ("_connection", "_life", "_ownership")
 
     #: The driver's connection; None once it is given back. ``dbapi_connection`` is the guarded way to it.
     _connection: Any
+    #: The pool's life in the process that checked this connection out.
+    _life: Life
+    #: Set when the connection is detached; until then the record has it.
     _ownership: Ownership
-    #: The page of the generation that checked this connection out.
-    _page: _fork.Page
 
-    def __init__(self, pool: ForkSafePool, page: _fork.Page, record: Record, echo: bool) -> None:  # noqa: FBT001
+    def __init__(self, pool: ForkSafePool, life: Life, record: Record, echo: bool) -> None:  # noqa: FBT001
         # SQLAlchemy's own __init__ is left out: it would register a weakref finalizer.
-        self._page = page
+        self._life = life
         self._pool = pool
         self._counter = 0
         self._connection = record.dbapi_connection
         self._connection_record = record
-        self._ownership = record.ownership  # type: ignore[assignment]
         self._echo = echo
         record.holder = id(self)
 
@@ -145,26 +167,26 @@ class Fairy(_ConnectionFairy):
         record: Any = self._connection_record
         if record is None:
             return  # given back, or detached
-        if not self._page[0]:
+        if not self._life.page[0]:
             _fork.current()
         elif record.holder == id(self):
             # Forgotten, perhaps in a cycle: then the finalizers of all that hangs on this fairy may have run already.
-            record.renew()
-            self._connection = record.dbapi_connection  # None if the record was invalidated behind our back
-            self._checkin()
+            if record.renew():
+                self._connection = record.dbapi_connection  # None if the record was invalidated behind our back
+                self._checkin()
 
     # -- using it ------------------------------------------------------------------------------------------------
 
     def refuse_if_inherited(self) -> None:
         """Raise InheritedConnectionError in a process that did not check this connection out."""
-        if not self._page[0]:
+        if not self._life.page[0]:
             here = _fork.current()  # discards it, if no hook did
-            raise _NotWrappedError(self._ownership.generation.pid, here.pid)
+            raise _NotWrappedError(self._life.pid, here.pid)
 
     @property
     def dbapi_connection(self) -> Any:  # type: ignore[override]  # noqa: ANN401 - any driver's
         """The driver's connection."""
-        if not self._page[0]:
+        if not self._life.page[0]:
             self.refuse_if_inherited()
         return self._connection
 
@@ -172,56 +194,54 @@ class Fairy(_ConnectionFairy):
     def dbapi_connection(self, connection: Any) -> None:  # noqa: ANN401 - any driver's
         # SQLAlchemy sets it when it has reconnected on checkout, and to None when it gives it back.
         self._connection = connection
-        if connection is not None and self._connection_record is not None:
-            self._ownership = self._connection_record.ownership  # type: ignore[attr-defined]
 
     @property
     def driver_connection(self) -> Any:  # noqa: ANN401 - any driver's
         """The driver's connection; for an asyncio dialect, what its adapter wraps."""
-        if not self._page[0]:
+        if not self._life.page[0]:
             self.refuse_if_inherited()
         return super().driver_connection
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the driver's signature
         """Return a new cursor of the driver's."""
-        if not self._page[0]:
+        if not self._life.page[0]:
             self.refuse_if_inherited()
         return self._connection.cursor(*args, **kwargs)
 
     def commit(self) -> None:
         """Commit the transaction."""
-        if not self._page[0]:
+        if not self._life.page[0]:
             self.refuse_if_inherited()
         self._connection.commit()
 
     def rollback(self) -> None:
         """Roll back the transaction; nothing in a process that did not check the connection out."""
-        if self._page[0]:
+        if self._life.page[0]:
             self._connection.rollback()
         else:
             _fork.current()
 
     def __getattr__(self, key: str) -> Any:  # noqa: ANN401 - whatever the driver has
-        if not self._page[0]:
+        if not self._life.page[0]:
             self.refuse_if_inherited()
         return getattr(self._connection, key)
 
     def __repr__(self) -> str:
-        if not self._page[0]:
+        if not self._life.page[0]:
             state = "discarded"
         elif self._connection is None:
             state = "closed"
         else:
             state = "detached" if self._connection_record is None else "checked out"
-        owner = self._ownership.generation
-        return f"<{type(self).__name__} of a {self._ownership.driver.name} connection, {state}, of pid {owner.pid}>"
+        driver = type(self._connection).__module__.partition(".")[0]  # its own repr might show how it connected
+        return f"<{type(self).__name__} of a {driver} connection, {state}, of pid {self._life.pid}>"
 
     # -- giving it back ------------------------------------------------------------------------------------------
 
     @property
     def is_valid(self) -> bool:
         """Whether this still refers to a connection that this process may use."""
-        return self._connection is not None and bool(self._page[0])
+        return self._connection is not None and bool(self._life.page[0])
 
     def close(self) -> None:
         """Give the connection back to the pool; nothing in a process that did not check it out."""
@@ -235,7 +255,7 @@ class Fairy(_ConnectionFairy):
             self._checkin(transaction_reset)
 
     def _checkin(self, transaction_was_reset: bool = False) -> None:  # noqa: FBT001, FBT002 - SQLAlchemy's signature
-        if not self._page[0]:
+        if not self._life.page[0]:
             _fork.current()
             return
         record: Any = self._connection_record
@@ -248,17 +268,10 @@ class Fairy(_ConnectionFairy):
             if self._echo:
                 pool.logger.debug("Connection %r being returned to pool", connection)
             try:
-                events = pool.dispatch.reset
-                if (
-                    transaction_was_reset
-                    or self._echo
-                    or pool._reset_on_return is not reset_rollback
-                    or not pool._rolls_back_plainly
-                    or events.listeners
-                    or events.parent_listeners
-                ):
+                events = self._life.dispatch.reset
+                if self._echo or not pool._resets_plainly or events.listeners or events.parent_listeners:
                     self._reset(pool, transaction_was_reset, terminate_only=False, asyncio_safe=True)
-                else:
+                elif not transaction_was_reset:
                     connection.rollback()
             except BaseException as error:
                 pool.logger.error("Exception during reset or similar", exc_info=True)  # noqa: TRY400 - as SQLAlchemy
@@ -293,7 +306,7 @@ class Fairy(_ConnectionFairy):
 
     def invalidate(self, e: BaseException | None = None, soft: bool = False) -> None:  # noqa: FBT001, FBT002 - as above
         """Drop the connection as broken; nothing in a process that did not check it out."""
-        if self._page[0]:
+        if self._life.page[0]:
             super().invalidate(e, soft)
         else:
             _fork.current()
@@ -303,12 +316,13 @@ class Fairy(_ConnectionFairy):
         record: Any = self._connection_record
         if record is None:
             return
-        if not self._page[0]:
+        if not self._life.page[0]:
             _fork.current()
             return
         record.holder = 0
-        record.dbapi_connection = None
-        record.ownership = None  # it is ours now: self._ownership
+        self._ownership = record.ownership
+        record.dbapi_connection = record.ownership = None
+        record.ready = False
         self._pool._do_return_conn(record)
         self.info = self.info.copy()  # type: ignore[misc]
         self._connection_record = None

@@ -32,15 +32,16 @@ def _discard_proxied(connection: PoolProxiedConnection, *, force: bool = False) 
 
 def _discard_fairy(fairy: Fairy, *, force: bool) -> None:
     here = _fork.current()  # discards it, if this process inherited it
-    if not fairy._page[0] or fairy._connection is None:
+    if not fairy._life.page[0] or fairy._connection is None:
         return
     if not force:
         raise DiscardRefusedError(here.pid)
-    fairy._ownership.discard()
     record: Any = fairy._connection_record
+    (fairy._ownership if record is None else record.ownership).discard()
     fairy._connection = None
     if record is not None:
         record.dbapi_connection = record.ownership = None
+        record.ready = False
         fairy._checkin()
 
 
