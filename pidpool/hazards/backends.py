@@ -1,7 +1,7 @@
 """Everything in which PostgreSQL and MySQL or MariaDB differ, in one place.
 
-Statements are complete strings (their only variable parts are names and tokens made here), so that the same text runs
-through an SQLAlchemy connection, an ORM session and a driver's raw cursor.
+Statements are complete strings (their only variable parts are names and tokens made here), so that the same
+text runs through an SQLAlchemy connection, an ORM session and a driver's raw cursor.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PACKAGES = {
 class Backend(ABC):
     """One kind of server: the statements that a witness and an observer need.
 
-    Parameters:
+    Args:
         namespace: the name that all of the audit's own objects carry.
     """
 
@@ -114,6 +114,9 @@ class Backend(ABC):
     def create_temporary(self, table: str, token: str) -> str:
         """Return a statement that creates a temporary table with one row."""
         return f"CREATE TEMPORARY TABLE {table} AS SELECT '{token}' AS token"
+
+
+# ruff: noqa: D102 - what the methods below return is said once, in the class above
 
 
 class PostgreSQL(Backend):

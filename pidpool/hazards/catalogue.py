@@ -5,13 +5,15 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .errors import UnknownHazard
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from .stage import Stage
 
 Scenario = Callable[["Stage"], None]
@@ -28,8 +30,8 @@ class Hazard:
         story: how it comes about in real programs, in plain words.
         advice: what to do about it.
         scenario: the function that provokes it.
-        controls: driver -> name of a subject that is known to fail here ("*": every other driver). A row that nobody
-            fails would prove nothing.
+        controls: driver -> name of a subject that is known to fail here ("*": every other driver). A row that
+            nobody fails would prove nothing.
     """
 
     name: str
@@ -67,8 +69,13 @@ def enters(
 ) -> Callable[[Scenario], Scenario]:
     """Enter the decorated scenario into the catalogue; its docstring is the story.
 
-    Parameters:
-        controls: see `Hazard.controls`; by default QueuePool fails with every driver.
+    Args:
+        name: see `Hazard` for this and the rest.
+        title: completes "the child ...".
+        promise: completes "the parent must ...".
+        advice: what to do about it.
+        controls: by default QueuePool fails with every driver.
+
     """
 
     def enter(scenario: Scenario) -> Scenario:

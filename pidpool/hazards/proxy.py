@@ -1,8 +1,9 @@
 """A recording TCP proxy: how many bytes has each side sent, and who has said goodbye?
 
-`RecordingProxy` starts this very file in a process of its own, with nothing but the standard library, before anything
-forks. It is single-threaded, and before it answers a question it reads whatever has arrived. On the loopback interface a
-byte has arrived when `send` returns, so a snapshot taken after a child has ended misses nothing that the child sent.
+`RecordingProxy` starts this very file in a process of its own, with nothing but the standard library, before
+anything forks. It is single-threaded, and before it answers a question it reads whatever has arrived. On the
+loopback interface a byte has arrived when `send` returns, so a snapshot taken after a child has ended misses
+nothing that the child sent.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
+
+    from typing_extensions import Self
 
 _CHUNK = 65536
 _HIGH_WATER = 1 << 20  # A half-read result must not fill this process: above this much, stop reading.
@@ -41,7 +44,7 @@ class Traffic:
 class RecordingProxy:
     """Forwards a free port on 127.0.0.1 to `host`:`port` and counts; use it as a context manager.
 
-    Parameters:
+    Args:
         host: the server to forward to.
         port: its TCP port.
     """
@@ -70,7 +73,7 @@ class RecordingProxy:
         self._process.kill()
         self._process.wait()
 
-    def __enter__(self) -> RecordingProxy:
+    def __enter__(self) -> Self:
         """Return the proxy itself."""
         return self
 
@@ -98,7 +101,7 @@ class _Side:
     """One socket of a pair, with what still has to be written to it."""
 
     def __init__(self, stream: socket.socket) -> None:
-        stream.setblocking(False)
+        stream.settimeout(0)
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.stream = stream
         self.received = 0
@@ -145,7 +148,7 @@ class _Loop:
         job = json.loads(self._question())
         self.server = (job["host"], job["port"])
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-        self.listener.setblocking(False)
+        self.listener.settimeout(0)
         self.selector.register(self.listener, selectors.EVENT_READ)
         self.selector.register(0, selectors.EVENT_READ)
         self._answer(self.listener.getsockname()[1])

@@ -1,7 +1,7 @@
 """Runs one hazard against one pool: in a fresh process, within a time limit, to a verdict.
 
-A hazard may hang inside a C library, crash, or leave children behind. So each run is a process of its own at the head of
-a process group of its own, which is killed as a whole at the end, however it ends.
+A hazard may hang inside a C library, crash, or leave children behind. So each run is a process of its own at
+the head of a process group of its own, which is killed as a whole at the end, however it ends.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ Outcome = Literal["safe", "lost", "hang", "error", "skipped"]
 STEPS = 5
 """A single step of a scenario may take this fraction of the time limit."""
 
-# The job comes through stdin: it contains a password, which neither arguments nor environment may show. sys.path comes
-# with it, so that the fresh process finds the same pidpool and the same pool of the user's.
+# The job comes through stdin: it contains a password, which neither arguments nor environment may show.
+# sys.path comes with it, so that the fresh process finds the same pidpool and the same pool of the user's.
 _BOOTSTRAP = (
     "import json, sys; job = json.load(sys.stdin); sys.path[:] = job.pop('path'); "
     "from pidpool.hazards.worker import work; work(**job)"
@@ -48,8 +48,8 @@ class Verdict:
     Attributes:
         hazard: the hazard's name.
         subject: the pool's name.
-        outcome: "safe"; "lost": the parent or the child lost something; "hang": somebody waited for ever; "error": the
-            scenario itself could not be played; "skipped": not possible here.
+        outcome: "safe"; "lost": the parent or the child lost something; "hang": somebody waited for ever;
+            "error": the scenario itself could not be played; "skipped": not possible here.
         detail: one line a user understands; empty when safe, the reason when skipped.
         seconds: how long it took.
     """
@@ -66,7 +66,10 @@ def run(hazard: Hazard, subject: Subject, target: Target, *, timeout: float = 30
 
     Several threads may run hazards at the same time.
 
-    Parameters:
+    Args:
+        hazard: what to provoke.
+        subject: the pool to provoke it with.
+        target: the database.
         timeout: seconds after which the run counts as hung; a single step may take a fifth of it.
     """
     started = time.monotonic()
@@ -92,7 +95,10 @@ def run(hazard: Hazard, subject: Subject, target: Target, *, timeout: float = 30
 
 
 def stop() -> None:
-    """Kill every run that is under way and start no more: for a program that was interrupted. Their verdict is "error"."""
+    """Kill every run that is under way and start no more: for a program that was interrupted.
+
+    The verdict of those runs is "error".
+    """
     global _stopped  # noqa: PLW0603 - one switch for the whole process, as is an interrupt
     with _lock:
         _stopped = True

@@ -27,9 +27,9 @@ _SOME = 100
 def mid_stream(stage: Stage) -> None:
     """A half-read result is closed, or even read on, by the child.
 
-    A large result is streamed: the server sends rows as they are read. The child inherits the open cursor. When it lets
-    go of it, the driver closes the cursor on the server, or reads the remaining rows from the shared socket to get rid
-    of them.
+    A large result is streamed: the server sends rows as they are read. The child inherits the open cursor.
+    When it lets go of it, the driver closes the cursor on the server, or reads the remaining rows from the
+    shared socket to get rid of them.
     """
     stream: dict[str, Any] = {"connection": stage.engine().connect()}
     stream["result"] = (
@@ -69,8 +69,8 @@ def mid_stream(stage: Stage) -> None:
 def prepared(stage: Stage) -> None:
     """A prepared statement belongs to the session, not to the process.
 
-    Clean-up code in the child closes the cursors it inherited and forgets prepared statements. The server forgets them,
-    too, and the parent's next execution fails.
+    Clean-up code in the child closes the cursors it inherited and forgets prepared statements. The server
+    forgets them, too, and the parent's next execution fails.
     """
     witness = stage.witness()
     name = f"pidpool_{witness.token}"
@@ -79,7 +79,7 @@ def prepared(stage: Stage) -> None:
     def run_driver_statement() -> object:
         # Only psycopg prepares by itself, if told so; to the others this is an ordinary query.
         options = {"prepare": True} if stage.driver == "psycopg" else {}
-        cursors[0].execute("SELECT 40 + %s", (2,), **options)  # type: ignore[call-arg]
+        cursors[0].execute("SELECT 40 + %s", (2,), **options)
         return (cursors[0].fetchone() or [None])[0]
 
     def run_prepared() -> object:
@@ -113,8 +113,9 @@ def prepared(stage: Stage) -> None:
 def session_state(stage: Stage) -> None:
     """What a session has built up is gone when the session is.
 
-    A session that was closed behind the parent's back is replaced by a new one, and many pools do that without a word.
-    The new one has no temporary table, no variable, no lock: whatever the program believed to hold is free for others.
+    A session that was closed behind the parent's back is replaced by a new one, and many pools do that
+    without a word. The new one has no temporary table, no variable, no lock: whatever the program believed to
+    hold is free for others.
     """
     witness = stage.witness()
 

@@ -1,4 +1,4 @@
-"""What a scenario gets: engines of the pool under test, children to fork, and witnesses of what became of the parent."""
+"""What a scenario gets: engines of the pool under test, children, and witnesses of what the parent lost."""
 
 from __future__ import annotations
 
@@ -50,12 +50,13 @@ class UncaughtInChild(Exception):  # noqa: N818 - it stands for any exception of
 class Stage:
     """The place in which one scenario plays, in a process that was started for it alone.
 
-    Parameters:
+    Args:
         subject: the pool under test.
         target: the database.
         seconds: the time limit of a single step (a child's whole life, or one check in the parent).
-        report: called with what the parent waits for, and for how many seconds at most; and with None, None when it no
-            longer waits. A driver that hangs inside a C library can only be ended from another process.
+        report: called with what the parent waits for, and for how many seconds at most; and with None, None
+            when it no longer waits. A driver that hangs inside a C library can only be ended from another
+            process.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Stage:
         self.forked = False
         """Whether there has been a child yet."""
         self.engines: list[Engine] = []
-        self.noise: str | None = None
+        self.noise = ""
         """What the proxy saw on the parent's connections; reported if nothing worse comes to light."""
         self._report = report
         self._url = target.url
@@ -94,21 +95,23 @@ class Stage:
         return engine
 
     def witness(
-        self, engine: Engine | None = None, *, hold: bool = True, idle: int = 2, **options: Any
-    ) -> Witness:  # noqa: ANN401
+        self, engine: Engine | None = None, *, hold: bool = True, idle: int = 2, **options: object
+    ) -> Witness:
         """Return a witness: a parent that has much to lose, and can tell whether it still has it.
 
-        Parameters:
+        Args:
             engine: the engine to use; a new one by default, made with `options`.
             hold: keep a connection checked out, inside a transaction.
             idle: how many connections to leave idle in the pool.
+            **options: those of `create_engine`.
+
         """
         with self.within("setting up connections in the parent"):
             return Witness(self, engine or self.engine(**options), hold=hold, idle=idle)
 
     @contextmanager
     def observer(self) -> Iterator[Observer]:
-        """Open a plain connection of its own to the server, past the pool and past the proxy; never while a child forks."""
+        """Open a connection of its own to the server, past pool and proxy; never while a child forks."""
         engine = create_engine(self.target.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
             yield Observer(self, connection)
@@ -141,8 +144,9 @@ class Stage:
         Args:
             action: what the child does. Should it raise, the parent is told and the scenario ends there.
             how: `os.fork`; a C-level fork, of which Python learns nothing; or `multiprocessing`'s.
-            leave: by `os._exit`, by `SystemExit`, by an exception (these two unwind the scenario's own frames in the
-                child, `with` blocks included, and end in the finalization of the interpreter), or killed.
+            leave: by `os._exit`, by `SystemExit`, by an exception (these two unwind the scenario's own frames
+                in the child, `with` blocks included, and end in the finalization of the interpreter), or
+                killed.
             limit: seconds until the child counts as hung.
             starving: the process is at its descriptor limit when it forks.
 
@@ -187,7 +191,8 @@ class Stage:
             pid = process.pid or 0
         else:
             with descriptor_limit() if starving else nullcontext():
-                # PyDLL keeps the interpreter's lock across the call, or the child would have nobody to hand it back.
+                # PyDLL keeps the interpreter's lock across the call, or the child would have nobody to hand
+                # it back.
                 pid = os.fork() if how == "fork" else ctypes.PyDLL(None).fork()
                 if pid == 0:
                     os.close(reading)
@@ -200,7 +205,7 @@ class Stage:
         """Be the child: run the recipe under test, then `action`, and answer."""
         self.depth += 1
         depth = self.depth
-        self.noise = None
+        self.noise = ""
         # By default the alarm kills, even inside a C library that waits for ever.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, limit + 1)
@@ -259,7 +264,7 @@ class Stage:
 
     @contextmanager
     def within(self, what: str, seconds: float | None = None) -> Iterator[None]:
-        """Let the block take a step's time at most; `what` says, in a report, what hung: "the parent's COMMIT"."""
+        """Let the block take a step's time at most; if it hangs, the verdict is "`what` hung"."""
         depth = self.depth
         if depth == 0:
             self._report(what, seconds or self.seconds)
@@ -374,10 +379,11 @@ class Observer:
 def descriptor_limit() -> Iterator[None]:
     """Let the block run at the limit: not one more descriptor can be opened.
 
-    Every number below the limit is taken, so that all that is open stays below it: `dup2` refuses numbers above.
+    Every number below the limit is taken, so that all that is open stays below it: `dup2` refuses numbers
+    above.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(int(name) for name in os.listdir(_OPEN_DESCRIPTORS))
+    highest = max(int(name) for name in os.listdir(_OPEN_DESCRIPTORS))  # noqa: PTH208 - plain names
     filling: list[int] = []
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
     try:

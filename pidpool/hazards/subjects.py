@@ -53,9 +53,9 @@ class Subject:
 def subject(name: str) -> Subject:
     """Return the subject called `name`.
 
-    Parameters:
-        name: one of `SUBJECTS`, or `module:Class` for a pool class, or `module:function` for a function that takes a URL
-            and returns an `Engine`. Modules are also found in the current directory.
+    Args:
+        name: one of `SUBJECTS`, or `module:Class` for a pool class, or `module:function` for a function that
+            takes a URL and returns an `Engine`. Modules are also found in the current directory.
 
     Raises:
         UnknownSubject: nothing of this name; the message lists the known ones.
@@ -67,7 +67,8 @@ def subject(name: str) -> Subject:
     if ":" in name:
         return _users_own(name)
     raise UnknownSubject(
-        f"unknown pool {name!r}; known are {', '.join(SUBJECTS)}, and module:Class or module:function of yours"
+        f"unknown pool {name!r}; known are {', '.join(SUBJECTS)}, "
+        "and module:Class or module:function of yours"
     )
 
 
@@ -77,7 +78,7 @@ def _users_own(name: str) -> Subject:
     if directory not in sys.path and "" not in sys.path:
         sys.path.insert(0, directory)
     try:
-        thing = importlib.import_module(module_name)
+        thing: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             thing = getattr(thing, part)
     except (ImportError, AttributeError, ValueError) as error:
@@ -158,7 +159,7 @@ def _with_listener(url: str, **options: Any) -> Engine:  # noqa: ANN401
 
 
 def _closed_before_fork(url: str, **options: Any) -> Engine:  # noqa: ANN401
-    """Build a recipe seen in the wild: close everything idle before every fork, so that nothing is inherited."""
+    """Build a recipe seen in the wild: close what is idle before every fork, so that nothing is inherited."""
     engine = _with_class(QueuePool)(url, **options)
     os.register_at_fork(before=engine.dispose)
     return engine

@@ -8,19 +8,25 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import create_engine, exc
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
-from .backends import BACKENDS, PACKAGES, Backend, scalar
+from .backends import BACKENDS, PACKAGES, scalar
 from .errors import TargetError, summary
 from .proxy import RecordingProxy
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from sqlalchemy.engine import URL
+    from typing_extensions import Self
+
+    from .backends import Backend
+
 _CONNECT_SECONDS = 10
 
-# With one of these the client compares the server's name with its certificate: a proxy in between would be refused.
+# With one of these the client compares the server's name with its certificate: a proxy in between would be
+# refused.
 _NAME_CHECKS = ("sslrootcert", "ssl_ca", "ssl", "ssl_verify_identity")
 
 
@@ -74,7 +80,7 @@ class Target:
                 "please drop it yourself"
             ) from None
 
-    def __enter__(self) -> Target:
+    def __enter__(self) -> Self:
         """Return the target itself."""
         return self
 
@@ -89,8 +95,8 @@ def check_target(url: str) -> Target:
     """Connect to `url` once and create the audit's own schema or tables there.
 
     Raises:
-        TargetError: the URL is unusable, its driver is missing or unsupported, the server is unreachable, or the user
-            may not create anything. The message contains no password and says what to do.
+        TargetError: the URL is unusable, its driver is missing or unsupported, the server is unreachable, or
+            the user may not create anything. The message contains no password and says what to do.
     """
     parsed = _parse(url)
     backend = parsed.get_backend_name()
@@ -111,7 +117,8 @@ def check_target(url: str) -> Target:
         version = _ask(parsed, dialect.version, dialect.connect_timeout(driver, _CONNECT_SECONDS))
     except exc.SQLAlchemyError as error:
         raise TargetError(
-            f"cannot connect to {safe_url}: {target.conceal(summary(error))}. Is the server up, and the URL right?"
+            f"cannot connect to {safe_url}: {target.conceal(summary(error))}. "
+            "Is the server up, and the URL right?"
         ) from None
     try:
         _execute(parsed, dialect.creation)
@@ -188,7 +195,7 @@ def _passes_a_proxy(url: URL, dialect: Backend) -> bool:
         try:
             _ask(detour, dialect.session_id, dialect.connect_timeout(_driver_name(url), _CONNECT_SECONDS))
         except exc.SQLAlchemyError:
-            return False  # The audit then does without the byte counts and reads its verdicts from the server alone.
+            return False  # The audit then does without byte counts, and goes by the server's word alone.
         return True
 
 

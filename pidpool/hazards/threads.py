@@ -26,15 +26,18 @@ _FORKS = 40
     "other-thread",
     title="is forked while another thread keeps a connection in a thread-local or an ORM scoped_session",
     promise="COMMIT, and find its rows stored",
-    advice="Nothing needs doing with PidPool. Without it there is nothing one could do in the child: it has happened "
-    "before its first line runs. Fork before threads check connections out.",
+    advice=(
+        "Nothing needs doing with PidPool. Without it there is nothing one could do in the child: it has "
+        "happened before its first line runs. Fork before threads check connections out."
+    ),
 )
 def other_thread(stage: Stage) -> None:
     """A thread-local of another thread is destroyed inside the fork.
 
-    A worker thread keeps its connection in a `threading.local`, as scoped_session does. The main thread forks a child
-    that does nothing whatever and ends by `os._exit`. Even so the thread's transaction is lost: Python destroys other
-    threads' thread-locals inside `os.fork()`, before any at-fork hook, and the pool's finalizer rolls back.
+    A worker thread keeps its connection in a `threading.local`, as scoped_session does. The main thread forks
+    a child that does nothing whatever and ends by `os._exit`. Even so the thread's transaction is lost:
+    Python destroys other threads' thread-locals inside `os.fork()`, before any at-fork hook, and the pool's
+    finalizer rolls back.
     """
     engine = stage.engine()
     local = threading.local()
@@ -65,14 +68,17 @@ def other_thread(stage: Stage) -> None:
     "lock-held",
     title="is forked while threads check connections out and in",
     promise="go on; the child must answer",
-    advice="Nothing needs doing with PidPool: it takes no lock in a child that another thread may have held. Without it, "
-    "fork before threads start, or create the engine in the child.",
+    advice=(
+        "Nothing needs doing with PidPool: it takes no lock in a child that another thread may have held. "
+        "Without it, fork before threads start, or create the engine in the child."
+    ),
 )
 def lock_held(stage: Stage) -> None:
     """A lock that another thread holds at fork stays locked in the child for ever.
 
-    Pools guard their queues with locks, and SQLAlchemy the first connect of an engine. A fork copies a lock in the state
-    in which it is, but not the thread that would release it. The child's first checkout waits for ever.
+    Pools guard their queues with locks, and SQLAlchemy the first connect of an engine. A fork copies a lock
+    in the state in which it is, but not the thread that would release it. The child's first checkout waits
+    for ever.
     """
     _fork_inside_first_connect(stage)
     engine = stage.engine()
@@ -131,8 +137,9 @@ def _fork_inside_first_connect(stage: Stage) -> None:
 def capacity(stage: Stage) -> None:
     """Connections that are out at fork never come back in the child.
 
-    Each connection that is checked out at the moment of the fork is counted as out in the child as well, where nobody
-    will ever return it. If all of them were, the child waits for its pool until the time-out, each time.
+    Each connection that is checked out at the moment of the fork is counted as out in the child as well,
+    where nobody will ever return it. If all of them were, the child waits for its pool until the time-out,
+    each time.
     """
     witness = stage.witness(idle=0)
     with stage.within("the parent's checkout"):

@@ -1,8 +1,9 @@
 """The parent that has something to lose.
 
-A witness holds a connection with everything that a session can carry: an open transaction with a row in it, a temporary
-table, a variable, an advisory lock; and leaves other connections idle in the pool. Afterwards it says, in one line, what
-of this is gone. The server's word counts, asked through a connection that has nothing to do with the pool.
+A witness holds a connection with everything that a session can carry: an open transaction with a row in it, a
+temporary table, a variable, an advisory lock; and leaves other connections idle in the pool. Afterwards it
+says, in one line, what of this is gone. The server's word counts, asked through a connection that has nothing
+to do with the pool.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class Witness:
     def check(self, deed: str = "") -> None:
         """Ask for everything that does not end the transaction.
 
-        Parameters:
+        Args:
             deed: what the child did, for the report.
 
         Raises:
@@ -94,7 +95,7 @@ class Witness:
     def finish(self, deed: str = "", *, recycled: bool = False) -> None:
         """Check, commit, see that the row is stored, and that the pool has all of its connections.
 
-        Parameters:
+        Args:
             deed: what the child did, for the report.
             recycled: the pool may have replaced idle connections by its own rules.
 
@@ -150,7 +151,8 @@ class Witness:
                 raise Lost(f"the server closed the parent's session{_after(deed)}")
             if ended:
                 raise Lost(
-                    f"the server closed {len(ended)} of {len(self.pooled)} idle sessions of the parent{_after(deed)}"
+                    f"the server closed {len(ended)} of the parent's {len(self.pooled)} idle sessions"
+                    f"{_after(deed)}"
                 )
             if self._held is not None and observer.lock_owner(self._key) != self.session:
                 raise Lost(f"the parent lost its advisory lock{_after(deed)}")
@@ -173,7 +175,8 @@ class Witness:
             raise Lost(f"in the parent, {lost}{_after(deed)}") from lost
         except Exception as error:
             raise Lost(
-                f"the parent can no longer check out its {self.capacity} connections: {summary(error)}{_after(deed)}"
+                f"the parent can no longer check out its {self.capacity} connections: "
+                f"{summary(error)}{_after(deed)}"
             ) from error
         missing = sessions - set(found)
         if missing:
@@ -190,7 +193,8 @@ def capacity_of(engine: Engine, subject: Subject) -> int:
     """Return how many connections the engine lets out at once, or as many of them as a scenario needs."""
     size = getattr(engine.pool, "size", None)
     known: int = size() if size else 0
-    # A pool of the user's may be large, and its overflow is nobody's business: its lasting size is what it can lose.
+    # A pool of the user's may be large, and its overflow is nobody's business: its lasting size is what it
+    # can lose.
     return known if known and subject.adjustable else min(known or _ENOUGH, _ENOUGH)
 
 

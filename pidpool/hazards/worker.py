@@ -24,7 +24,10 @@ _MISTAKES = (AttributeError, NameError, NotImplementedError, TypeError)
 def work(*, hazard: str, subject: str, target: dict[str, Any], seconds: float, channel: int) -> None:
     """Play `hazard` against `subject` and end the process.
 
-    Parameters:
+    Args:
+        hazard: the hazard's name.
+        subject: the pool's name.
+        target: the fields of a `Target`.
         seconds: the time limit of a single step.
         channel: the descriptor that takes messages, one JSON object a line.
     """
