@@ -187,11 +187,14 @@ def test_a_signal_stops_the_scenarios_shows_what_is_known_and_removes_what_was_c
         taken = time.monotonic() - begun
     assert process.returncode == 143, errors
     assert "interrupted by SIGTERM" in errors
-    assert f"Interrupted: 1 of {len(CATALOGUE)} scenarios" in output
-    assert "not run" in output
     assert taken < 10
     content = json.loads((tmp_path / "result.json").read_text())
-    assert (content["interrupted"], content["safe"], len(content["verdicts"])) == (True, False, 1)
+    assert (content["interrupted"], content["safe"]) == (True, False)
+    # A busy machine may deliver the signal after the second verdict.
+    done, total = len(content["verdicts"]), len(content["hazards"])
+    assert 1 <= done < total
+    assert f"Interrupted: {done} of {total} scenarios" in output
+    assert "not run" in output
     assert _own_schemas(url) == []
 
 
