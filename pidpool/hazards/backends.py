@@ -183,9 +183,7 @@ class MySQL(Backend):
     default_port = 3306
     session_id = "SELECT connection_id()"
     version = "SELECT concat(if(locate('MariaDB', version()), 'MariaDB ', 'MySQL '), version())"
-    encrypted = (
-        "SELECT variable_value FROM information_schema.session_status WHERE variable_name = 'Ssl_cipher'"
-    )
+    encrypted = "SELECT variable_value FROM information_schema.session_status WHERE variable_name = 'Ssl_cipher'"
     variable = "SELECT @pidpool_witness"
 
     @property

@@ -80,9 +80,7 @@ def enters(
 
     def enter(scenario: Scenario) -> Scenario:
         story = " ".join((inspect.getdoc(scenario) or "").split())
-        CATALOGUE[name] = Hazard(
-            name, title, promise, story, advice, scenario, controls or {"*": "queuepool"}
-        )
+        CATALOGUE[name] = Hazard(name, title, promise, story, advice, scenario, controls or {"*": "queuepool"})
         return scenario
 
     return enter

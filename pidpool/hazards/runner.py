@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Outcome = Literal["safe", "lost", "hang", "error", "skipped"]
 
-STEPS = 5
+STEPS = 3
 """A single step of a scenario may take this fraction of the time limit."""
 
 # The job comes through stdin: it contains a password, which neither arguments nor environment may show.
@@ -70,7 +70,7 @@ def run(hazard: Hazard, subject: Subject, target: Target, *, timeout: float = 30
         hazard: what to provoke.
         subject: the pool to provoke it with.
         target: the database.
-        timeout: seconds after which the run counts as hung; a single step may take a fifth of it.
+        timeout: seconds after which the run counts as hung; a single step may take a third of it.
     """
     started = time.monotonic()
     reading, writing = os.pipe()
@@ -139,9 +139,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         _running.discard(process.pid)
 
 
-def _listen(
-    process: subprocess.Popen[bytes], reading: int, deadline: float, timeout: float
-) -> tuple[Outcome, str]:
+def _listen(process: subprocess.Popen[bytes], reading: int, deadline: float, timeout: float) -> tuple[Outcome, str]:
     """Follow the worker's messages to its verdict, or to the end of its time."""
     waiting_for, step_deadline = "", deadline
     unread = b""

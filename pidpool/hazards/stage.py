@@ -94,9 +94,7 @@ class Stage:
         self.engines.append(engine)
         return engine
 
-    def witness(
-        self, engine: Engine | None = None, *, hold: bool = True, idle: int = 2, **options: object
-    ) -> Witness:
+    def witness(self, engine: Engine | None = None, *, hold: bool = True, idle: int = 2, **options: object) -> Witness:
         """Return a witness: a parent that has much to lose, and can tell whether it still has it.
 
         Args:
@@ -251,9 +249,7 @@ class Stage:
                 token = self.token()
                 answer = scalar(connection, f"SELECT '{token}'")
                 if answer != token:
-                    raise Lost(
-                        f"a query was answered with another one's rows ({answer!r} instead of {token!r})"
-                    )
+                    raise Lost(f"a query was answered with another one's rows ({answer!r} instead of {token!r})")
                 sessions.append(scalar(connection, self.dialect.session_id))
             return sessions
         finally:
@@ -308,9 +304,7 @@ class Child:
         if status is None:
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
-            raise Hang(
-                f"the child hung {'while it was leaving' if answer else 'at its work'} ({self._limit:g} s)"
-            )
+            raise Hang(f"the child hung {'while it was leaving' if answer else 'at its work'} ({self._limit:g} s)")
         for kind in (Lost, Hang, Skip):
             if kind.__name__ in answer:
                 raise kind(answer[kind.__name__])

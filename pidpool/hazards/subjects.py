@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 CAPACITY = 5
 """How many connections each pool of ours may open; few, so that a lost slot shows."""
 
-_CHECKOUT_SECONDS = (
-    3.0  # No scenario makes a pool wait for a good reason: a slot that is not there at once is lost.
-)
+_CHECKOUT_SECONDS = 3.0  # No scenario makes a pool wait for a good reason: a slot that is not there at once is lost.
 
 Build = Callable[..., Engine]
 
@@ -67,8 +65,7 @@ def subject(name: str) -> Subject:
     if ":" in name:
         return _users_own(name)
     raise UnknownSubject(
-        f"unknown pool {name!r}; known are {', '.join(SUBJECTS)}, "
-        "and module:Class or module:function of yours"
+        f"unknown pool {name!r}; known are {', '.join(SUBJECTS)}, and module:Class or module:function of yours"
     )
 
 
@@ -82,16 +79,12 @@ def _users_own(name: str) -> Subject:
         for part in attribute.split("."):
             thing = getattr(thing, part)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UnknownSubject(
-            f"cannot load the pool {name!r}: {error}; known are {', '.join(SUBJECTS)}"
-        ) from error
+        raise UnknownSubject(f"cannot load the pool {name!r}: {error}; known are {', '.join(SUBJECTS)}") from error
     if isinstance(thing, type) and issubclass(thing, Pool):
         return Subject(name, f"the pool class {attribute}", _with_class(thing))
     if callable(thing):
         return Subject(name, f"the engine that {attribute} returns", _with_function(thing), adjustable=False)
-    raise UnknownSubject(
-        f"{name!r} is neither a pool class nor a function that takes a URL and returns an Engine"
-    )
+    raise UnknownSubject(f"{name!r} is neither a pool class nor a function that takes a URL and returns an Engine")
 
 
 def _with_class(poolclass: type[Pool]) -> Build:
@@ -115,11 +108,7 @@ def _with_function(function: Callable[[str], Engine]) -> Build:
 
 
 def _without_sizes(options: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: value
-        for key, value in options.items()
-        if key not in {"pool_size", "max_overflow", "pool_timeout"}
-    }
+    return {key: value for key, value in options.items() if key not in {"pool_size", "max_overflow", "pool_timeout"}}
 
 
 def _pidpool(url: str, **options: Any) -> Engine:  # noqa: ANN401
@@ -229,9 +218,7 @@ SUBJECTS: dict[str, Subject] = {
             _with_class(QueuePool),
             _dispose_without_close,
         ),
-        Subject(
-            "queuepool+listener", "QueuePool with the event listeners of SQLAlchemy's manual", _with_listener
-        ),
+        Subject("queuepool+listener", "QueuePool with the event listeners of SQLAlchemy's manual", _with_listener),
         Subject("psycopg-pool", "psycopg_pool.ConnectionPool behind an Engine", _psycopg_pool),
         Subject("dbutils", "DBUtils' PooledDB behind an Engine", _dbutils),
     )

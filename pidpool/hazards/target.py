@@ -117,8 +117,7 @@ def check_target(url: str) -> Target:
         version = _ask(parsed, dialect.version, dialect.connect_timeout(driver, _CONNECT_SECONDS))
     except exc.SQLAlchemyError as error:
         raise TargetError(
-            f"cannot connect to {safe_url}: {target.conceal(summary(error))}. "
-            "Is the server up, and the URL right?"
+            f"cannot connect to {safe_url}: {target.conceal(summary(error))}. Is the server up, and the URL right?"
         ) from None
     try:
         _execute(parsed, dialect.creation)
@@ -186,9 +185,7 @@ def _passes_a_proxy(url: URL, dialect: Backend) -> bool:
     address = server_address(url.render_as_string(hide_password=False))
     if address is None or os.name != "posix":
         return False
-    if str(url.query.get("sslmode", "")).startswith("verify") or any(
-        key in url.query for key in _NAME_CHECKS
-    ):
+    if str(url.query.get("sslmode", "")).startswith("verify") or any(key in url.query for key in _NAME_CHECKS):
         return False
     with RecordingProxy(*address) as proxy:
         detour = url.set(host=proxy.host, port=proxy.port)

@@ -139,9 +139,7 @@ class Witness:
             except Exception as error:
                 raise self._broken(error, what, deed) from error
             if answer != expected:
-                raise Lost(
-                    f"the parent's {what} is gone: it read {answer!r} instead of {expected!r}{_after(deed)}"
-                )
+                raise Lost(f"the parent's {what} is gone: it read {answer!r} instead of {expected!r}{_after(deed)}")
 
     def _check_server(self, deed: str) -> None:
         with self.stage.observer() as observer:
@@ -151,8 +149,7 @@ class Witness:
                 raise Lost(f"the server closed the parent's session{_after(deed)}")
             if ended:
                 raise Lost(
-                    f"the server closed {len(ended)} of the parent's {len(self.pooled)} idle sessions"
-                    f"{_after(deed)}"
+                    f"the server closed {len(ended)} of the parent's {len(self.pooled)} idle sessions{_after(deed)}"
                 )
             if self._held is not None and observer.lock_owner(self._key) != self.session:
                 raise Lost(f"the parent lost its advisory lock{_after(deed)}")
@@ -175,8 +172,7 @@ class Witness:
             raise Lost(f"in the parent, {lost}{_after(deed)}") from lost
         except Exception as error:
             raise Lost(
-                f"the parent can no longer check out its {self.capacity} connections: "
-                f"{summary(error)}{_after(deed)}"
+                f"the parent can no longer check out its {self.capacity} connections: {summary(error)}{_after(deed)}"
             ) from error
         missing = sessions - set(found)
         if missing:

@@ -44,9 +44,7 @@ def work(*, hazard: str, subject: str, target: dict[str, Any], seconds: float, c
     try:
         stage = Stage(find_subject(subject), Target(**target), seconds, report)
         find_hazard(hazard).scenario(stage)
-        verdict = (
-            {"outcome": "lost", "detail": stage.noise} if stage.noise else {"outcome": "safe", "detail": ""}
-        )
+        verdict = {"outcome": "lost", "detail": stage.noise} if stage.noise else {"outcome": "safe", "detail": ""}
     except Exception as error:
         if stage is not None and stage.depth:
             raise  # A child on its way out: the verdict is its parent's business.
