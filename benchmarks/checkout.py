@@ -2,8 +2,9 @@
 
     python benchmarks/checkout.py [--rounds 101] [--loops 2000] [--fail-above 0.35]
 
-The DB-API's calls do nothing, so all that is measured is the pool. The pools take turns, round by round, in one process;
-each figure is a pool's median over QueuePool's in the same rounds. Absolute times depend on the machine; ratios little.
+The DB-API's calls do nothing, so all that is measured is the pool. The pools take turns, round by round, in one
+process; each figure is a pool's median over QueuePool's in the same rounds. Absolute times depend on the machine;
+ratios little.
 """
 
 from __future__ import annotations
@@ -14,14 +15,17 @@ import statistics
 import sys
 import time
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy
-from sqlalchemy.pool import NullPool, Pool, QueuePool
+from sqlalchemy.pool import NullPool, QueuePool
 
 import pidpool
 from pidpool import PidNullPool, PidPool
 from pidpool.errors import UnknownDriverWarning
+
+if TYPE_CHECKING:
+    from sqlalchemy.pool import Pool
 
 
 class Connection:
@@ -38,7 +42,7 @@ class Connection:
 
 
 def per_checkout(pool: Pool, loops: int) -> float:
-    """Return the mean time of one checkout and checkin (seconds of this thread's processor time, which nobody else uses)."""
+    """Return what one checkout and checkin costs (seconds of processor time, which no other process adds to)."""
     connect = pool.connect
     started = time.thread_time()
     for _ in range(loops):
@@ -51,7 +55,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=101, help="how often each pool takes its turn (default 101)")
     parser.add_argument("--loops", type=int, default=2_000, help="checkouts in a turn (default 2000)")
-    parser.add_argument("--fail-above", type=float, metavar="RATIO", help="exit 1 if PidPool costs more of QueuePool than this")
+    parser.add_argument(
+        "--fail-above", type=float, metavar="RATIO", help="exit 1 if PidPool costs more of QueuePool than this"
+    )
     arguments = parser.parse_args()
 
     warnings.simplefilter("ignore", UnknownDriverWarning)

@@ -27,7 +27,7 @@ _ROOMS = {
     "discard": "pidpool.pool",
 }
 
-__all__ = ["InheritedConnectionError", "PidNullPool", "PidPool", "__version__", "discard"]  # noqa: F822 - loaded below
+__all__ = ["InheritedConnectionError", "PidNullPool", "PidPool", "__version__", "discard"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the type of a lazily loaded name is in the TYPE_CHECKING block

@@ -1,7 +1,7 @@
 """The one definition of *discard*: let go of a connection that another process owns, so that the owner cannot notice.
 
-Discarding makes the connection's descriptor a dead end: ``dup2`` puts ``/dev/null`` in its place. This process then holds
-the owner's socket no longer, and whatever the driver does afterwards, in ``close()``, in a finalizer, in a TLS
+Discarding makes the connection's descriptor a dead end: ``dup2`` puts ``/dev/null`` in its place. This process then
+holds the owner's socket no longer, and whatever the driver does afterwards, in ``close()``, in a finalizer, in a TLS
 shutdown, fails at once or goes nowhere. Why not something simpler:
 
 - ``os.close(fd)``: the number is soon reused, and the driver's late goodbye lands in an unrelated socket.
@@ -9,9 +9,9 @@ shutdown, fails at once or goes nowhere. Why not something simpler:
 - a socketpair in place of ``/dev/null``: OpenSSL can spin on it, while ``/dev/null`` answers ENOTSOCK.
 - closing politely: that *is* the owner's session ending.
 
-The connection object is *pinned* besides: it gets a reference that nobody drops, so that its finalizer never runs, not even
-when the interpreter exits. Where the descriptor cannot be found, that is all that is done, and it stays open in this
-process.
+The connection object is *pinned* besides: it gets a reference that nobody drops, so that its finalizer never runs, not
+even when the interpreter exits. Where the descriptor cannot be found, that is all that is done, and it stays open in
+this process.
 
 Discarding opens no descriptor, does no I/O, takes no lock and raises nothing: it runs inside ``os.fork()``, in
 finalizers, and in children that have reached their descriptor limit.
@@ -82,8 +82,8 @@ class _DeadEnd:
 _dead_end: Final = _DeadEnd()
 _dead_end.keep_open()
 
-#: What this process discarded. Its finalizers never run, not even when the interpreter exits and empties every module: the
-#: list itself has a reference that nobody drops.
+#: What this process discarded. Its finalizers never run, not even when the interpreter exits and empties every module:
+#: the list itself has a reference that nobody drops.
 _pinned: Final[list[object]] = []
 try:
     from ctypes import py_object, pythonapi
@@ -102,8 +102,8 @@ def _release(connection: object, driver: drivers.Driver, expected: _Identity | N
         expected: the socket that the owner noted at connect; None if it was never noted.
 
     """
-    # Nothing is lost by keeping the object: the child has its memory anyway. And nothing is said by its finalizer, neither
-    # to the server nor, as a ResourceWarning about an unclosed connection, to the user.
+    # Nothing is lost by keeping the object: the child has its memory anyway. And nothing is said by its finalizer,
+    # neither to the server nor, as a ResourceWarning about an unclosed connection, to the user.
     _pinned.append(connection)
     if driver.fileno is None:
         return
@@ -153,7 +153,9 @@ class Ownership:
         return "owned" if self.generation.page[0] else "inherited"
 
     def __repr__(self) -> str:
-        return f"<{self.driver.name} connection, {self.state}, of pid {self.generation.pid} gen {self.generation.number}>"
+        return (
+            f"<{self.driver.name} connection, {self.state}, of pid {self.generation.pid} gen {self.generation.number}>"
+        )
 
     def discard(self) -> None:
         """Give up this process's copy of the connection. Idempotent; cannot fail."""
@@ -165,7 +167,7 @@ class Ownership:
     after_fork = discard
 
     def renewed(self) -> Ownership:
-        """Return another one for the same connection. For an owner whose ``__del__`` may have run in a garbage cycle."""
+        """Return another for the same connection: the ``__del__`` of this one may have run in a garbage cycle."""
         return Ownership(self.connection)
 
     def __del__(self) -> None:
@@ -177,8 +179,8 @@ class Ownership:
 def discard(connection: Any, *, force: bool = False) -> None:  # noqa: ANN401 - any DB-API driver's connection
     """Forget a connection that this process inherited, without a word to the server: Perl DBI's ``InactiveDestroy``.
 
-    The owner's session, transaction, locks and half-read results stay as they are. This process's copy of the descriptor
-    is released. Idempotent; it does no I/O and cannot fail in a process that does not own the connection.
+    The owner's session, transaction, locks and half-read results stay as they are. This process's copy of the
+    descriptor is released. Idempotent; it does no I/O and cannot fail in a process that does not own the connection.
 
     Connections of a ``PidPool`` are discarded by themselves. Call this for a connection that you manage yourself, first
     thing in the child.

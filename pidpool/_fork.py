@@ -98,7 +98,8 @@ class Generation:
     pid: int
     #: 0 in the process that imported pidpool, one more in each child. For people: it is printed, never compared.
     number: int
-    #: The generation that followed this one *in this process*, if any. ``dict.setdefault`` decides a race between threads.
+    #: The generation that followed this one *in this process*, if any. ``dict.setdefault`` decides a race between
+    #: threads.
     _heir: dict[str, Generation]
 
     def __init__(self, number: int) -> None:
@@ -117,8 +118,8 @@ class Generation:
 
 _current = Generation(0)
 
-# Weak, so that registering keeps nothing alive. A plain dict of weak references: WeakSet guards its iteration with state
-# that a thread may have left half-way at fork. Every change is one dict operation; readers copy first.
+# Weak, so that registering keeps nothing alive. A plain dict of weak references: WeakSet guards its iteration with
+# state that a thread may have left half-way at fork. Every change is one dict operation; readers copy first.
 _registry: dict[int, weakref.ref[Inheritable]] = {}
 
 
@@ -160,17 +161,18 @@ def current() -> Generation:
 def _begin(ended: Generation) -> Generation:
     """Start this process's own generation, and tell everything that was registered in the one that ended."""
     global _current  # noqa: PLW0603 - which process this is, is global
-    # If only the PID changed, the page still reads 1. What was checked out in the ended generation looks at nothing else.
+    # If only the PID changed, the page still reads 1. What was checked out in the ended generation looks at nothing
+    # else.
     ended.page[0] = 0
+    inherited = registered()  # before there is an heir, in whose name another thread may register something new
     candidate = Generation(ended.number + 1)
     heir = ended._heir.setdefault("heir", candidate)
     if not heir.is_current():  # made by our parent, which was itself inside this function when it was forked
         ended._heir["heir"] = heir = candidate
     _current = heir
     if heir is candidate:  # of several threads that notice at once, one does the work
-        inherited = registered()
-        _registry.clear()
         for thing in inherited:
+            unregister(thing)
             try:
                 thing.after_fork()
             except Exception:  # noqa: BLE001, S112 - one broken object must not leave the others' sockets shared, and

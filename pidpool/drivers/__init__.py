@@ -37,9 +37,9 @@ class Driver:
 
     Args:
         name: what people call the driver.
-        fileno: returns the descriptor of a connection's socket; raises, or returns a negative number, when the connection
-            is closed. It is called inside ``os.fork()``: no I/O, no lock. None: there is no way to find the descriptor,
-            so inherited connections are pinned (see ``pidpool._discard``).
+        fileno: returns the descriptor of a connection's socket; raises, or returns a negative number, when the
+            connection is closed. It is called inside ``os.fork()``: no I/O, no lock. None: there is no way to find the
+            descriptor, so inherited connections are pinned (see ``pidpool._discard``).
         silence: called once the descriptor is dead, for a driver whose finalizers would complain about that.
 
     """
@@ -51,7 +51,8 @@ class Driver:
 
 def of(connection: object) -> Driver:
     """Return the driver of a connection; warn once about one that pidpool does not know."""
-    return _of_class(type(connection))
+    connection_class: Any = type(connection)  # mypy takes object's metaclass for unhashable
+    return _of_class(connection_class)
 
 
 def unknown(connection: object) -> Driver:
@@ -63,8 +64,8 @@ def _package(connection_class: type) -> str:
     return connection_class.__module__.partition(".")[0]
 
 
-@functools.lru_cache(maxsize=None)
-def _of_class(connection_class: type) -> Driver:
+@functools.cache
+def _of_class(connection_class: type[Any]) -> Driver:
     # Applications subclass drivers' connections: the class itself may live in a module of theirs.
     for ancestor in connection_class.__mro__:
         package = _package(ancestor)
@@ -84,16 +85,16 @@ def _of_class(connection_class: type) -> Driver:
             return driver
     package = _package(connection_class)
     if callable(getattr(connection_class, "fileno", None)):
-        return Driver(package, fileno=lambda connection: connection.fileno())  # type: ignore[no-any-return]
+        return Driver(package, fileno=lambda connection: connection.fileno())
     return _pinned(package)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _pinned(package: str) -> Driver:
     warnings.warn(
-        f"pidpool does not know where the driver {package!r} keeps a connection's descriptor. In a forked child it will pin "
-        "the connections that it inherits: their finalizers never run, so the parent's sessions are safe, but the "
-        "child keeps their sockets open, and the server does not notice the parent's death while a child lives. "
+        f"pidpool does not know where the driver {package!r} keeps a connection's descriptor. In a forked child it "
+        "will pin the connections that it inherits: their finalizers never run, so the parent's sessions are safe, but "
+        "the child keeps their sockets open, and the server does not notice the parent's death while a child lives. "
         "A driver can be described to pidpool through the entry-point group 'pidpool.drivers'.",
         UnknownDriverWarning,
         stacklevel=2,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from pidpool._discard import discard
 from pidpool.pool import _wrapped  # noqa: F401 - teaches discard() what an SQLAlchemy connection is
 from pidpool.pool._pid_pool import PidNullPool, PidPool

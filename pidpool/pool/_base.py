@@ -12,18 +12,18 @@ from pidpool.pool._queue import Queue, Slot
 from pidpool.pool._record import Fairy, Record
 from pidpool.pool._sqlalchemy import (
     Pool,
-    PoolProxiedConnection,
     PoolTimeoutError,
     _ConnectionFairy,
     forget_event_locks,
     guard_begin,
     reset_rollback,
     rolls_back_plainly,
-    safe_reraise,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from pidpool.pool._sqlalchemy import ConnectionPoolEntry, PoolProxiedConnection
 
 
 def _refuse_to_begin(connection: Any) -> None:  # noqa: ANN401 - what SQLAlchemy passes to do_begin
@@ -58,8 +58,8 @@ class Life:
     pop_idle: Callable[[], Record]
     #: The pool's events.
     dispatch: Any
-    #: Whether a checkout must look at an idle connection's age: with ``recycle`` or ``pre_ping``, and once the pool has been
-    #: invalidated.
+    #: Whether a checkout must look at an idle connection's age: with ``recycle`` or ``pre_ping``, and once the pool has
+    #: been invalidated.
     careful: bool
     #: The life after this one in the same process. ``dict.setdefault`` decides a race between threads.
     heir: dict[_fork.Generation, Life]
@@ -78,9 +78,9 @@ class Life:
 class ForkSafePool(Pool):
     """A pool that is keyed by process.
 
-    The parts: ``_life`` is this process's state, and ``connect`` notices when it is another process's. A ``Record`` holds
-    a connection together with its ``Ownership``, which discards it in every process that did not open it. A ``Fairy``
-    is one checkout and refuses to work in another process.
+    The parts: ``_life`` is this process's state, and ``connect`` notices when it is another process's. A ``Record``
+    holds a connection together with its ``Ownership``, which discards it in every process that did not open it. A
+    ``Fairy`` is one checkout and refuses to work in another process.
     """
 
     _life: Life
@@ -88,7 +88,7 @@ class ForkSafePool(Pool):
     _discarded_at_fork: int
     #: Whether reset on return is nothing but the driver's own ``rollback()``, unless somebody listens.
     _resets_plainly: bool
-    _dialect = _DialectAttribute()  # type: ignore[assignment]
+    _dialect = _DialectAttribute()
     _timeout: float
 
     def _start(self, keep: int | None, capacity: int | None, *, use_lifo: bool, timeout: float | None) -> None:
@@ -123,8 +123,8 @@ class ForkSafePool(Pool):
             try:
                 record.get_connection()
             except BaseException as error:
-                with safe_reraise():
-                    record._checkin_failed(error, _fairy_was_created=False)
+                record._checkin_failed(error, _fairy_was_created=False)
+                raise
         echo = self.logger.isEnabledFor(DEBUG)
         fairy = Fairy(self, life, record, echo)
         if echo:
@@ -164,15 +164,14 @@ class ForkSafePool(Pool):
         try:
             return Record(self, life, found)
         except BaseException:
-            with safe_reraise():
-                found.give_back()
+            found.give_back()
             raise
 
     def _timeout_message(self, queue: Queue[Record]) -> str:
         keep = queue.keep or 0
         return (
-            f"{type(self).__name__} limit of size {keep} overflow {(queue.capacity or 0) - keep} reached, connection timed "
-            f"out, timeout {self._timeout:0.2f} ({queue.open} open, {queue.waiting} others waiting)"
+            f"{type(self).__name__} limit of size {keep} overflow {(queue.capacity or 0) - keep} reached, "
+            f"connection timed out, timeout {self._timeout:0.2f} ({queue.open} open, {queue.waiting} others waiting)"
         )
 
     # -- checkin -------------------------------------------------------------------------------------------------
@@ -186,12 +185,13 @@ class ForkSafePool(Pool):
     def _create_connection(self) -> Record:
         return self._do_get()
 
-    def _do_return_conn(self, record: Record) -> None:  # type: ignore[override]
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        assert isinstance(record, Record)  # noqa: S101 - this pool makes no others
         surplus = record.life.queue.give(record)
         if surplus is not None:
             surplus.retire()
 
-    _return_conn = _do_return_conn  # type: ignore[assignment]
+    _return_conn = _do_return_conn
 
     def dispose(self) -> None:
         """Close what is idle. In a child there is nothing: what it inherited is discarded, not closed."""
@@ -243,13 +243,14 @@ class ForkSafePool(Pool):
         return idle, total - idle, max(0, total - life.queue.keep) if life.queue.keep else 0
 
     def status(self) -> str:
-        """Describe this process's share of the pool: ``pid 4107 gen 1 | 2 idle, 1 out, 0 overflow | 3 discarded at fork``."""
+        """Describe this process's share: ``pid 4107 gen 1 | 2 idle, 1 out, 0 overflow | 3 discarded at fork``."""
         life = self._life
         here = _fork.current()
         idle, out, overflow = self._counts()
         discarded = self._discarded_at_fork if life.generation is here else life.queue.open
         return (
-            f"pid {here.pid} gen {here.number} | {idle} idle, {out} out, {overflow} overflow | {discarded} discarded at fork"
+            f"pid {here.pid} gen {here.number} | {idle} idle, {out} out, {overflow} overflow | "
+            f"{discarded} discarded at fork"
         )
 
     def __repr__(self) -> str:

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class PidPool(ForkSafePool, QueuePool):
     """Drop-in for ``sqlalchemy.pool.QueuePool`` that survives fork.
 
-    A forked child starts with an empty pool of full capacity. What it inherited is discarded: not a byte is sent on it, and
-    the parent's sessions, transactions and results stay as they are. Inherited connections that are still checked out
-    raise ``InheritedConnectionError`` when they are used, and do nothing when they are given back.
+    A forked child starts with an empty pool of full capacity. What it inherited is discarded: not a byte is sent on it,
+    and the parent's sessions, transactions and results stay as they are. Inherited connections that are still checked
+    out raise ``InheritedConnectionError`` when they are used, and do nothing when they are given back.
 
     Args:
         creator: returns a new DB-API connection. ``create_engine`` passes its own.
@@ -29,7 +29,8 @@ class PidPool(ForkSafePool, QueuePool):
         max_overflow: how many more may be open at once; -1 for no limit.
         timeout: how long ``connect`` waits for a connection (seconds).
         use_lifo: hand out the connection that came back last, so that the others can be closed for being idle.
-        **options: those of ``sqlalchemy.pool.Pool``, such as ``recycle`` (seconds), ``pre_ping`` and ``reset_on_return``.
+        **options: those of ``sqlalchemy.pool.Pool``, such as ``recycle`` (seconds), ``pre_ping`` and
+        ``reset_on_return``.
 
     """
 
@@ -75,7 +76,7 @@ class PidPool(ForkSafePool, QueuePool):
         return self._life.queue
 
     @property
-    def _overflow(self) -> int:
+    def _overflow(self) -> int:  # type: ignore[override]
         return sum(self._counts()[:2]) - self.size()
 
     def size(self) -> int:

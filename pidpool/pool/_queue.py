@@ -1,11 +1,12 @@
 """Who gets the next connection: idle ones, free slots, and the line of those who wait. No SQLAlchemy, no I/O.
 
-All state is in three deques, and every change of it is one atomic operation on one of them. There is no mutex, so there is
-none to inherit locked across a fork, and none to deadlock on when the garbage collector returns a forgotten connection in
-the middle of one of these functions.
+All state is in three deques, and every change of it is one atomic operation on one of them. There is no mutex, so there
+is none to inherit locked across a fork, and none to deadlock on when the garbage collector returns a forgotten
+connection in the middle of one of these functions.
 
 The one rule that makes this sound: *whoever makes something available looks at the line afterwards, and whoever joins
-the line looks at what is available afterwards.* Of two threads that do so at the same time, at least one sees the other.
+the line looks at what is available afterwards.* Of two threads that do so at the same time, at least one sees the
+other.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _HAND_OVER: Final = 0.05
 
 
 class Slot:
-    """The right to have one connection open. Whoever drops it, for whatever reason, gives it back: none is ever lost."""
+    """The right to have one connection open. Whoever drops it gives it back, whatever the reason: none is lost."""
 
     __slots__ = ("_queue", "_taken")
 
@@ -63,8 +64,8 @@ class Slot:
         return Slot(self._queue, taken=True)
 
     def __del__(self) -> None:
-        # Dropped with an exception's traceback, or by an interrupt between two steps. Python calls __del__ only once for
-        # an object, so a fresh slot takes this one's place.
+        # Dropped with an exception's traceback, or by an interrupt between two steps. Python calls __del__ only once
+        # for an object, so a fresh slot takes this one's place.
         self._queue._taken.discard(id(self))
         if self._taken:
             self._taken = False

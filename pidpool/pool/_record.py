@@ -1,12 +1,12 @@
 """The record (a place in the pool, with its connection) and the fairy (one checkout of it).
 
-Both keep SQLAlchemy's names and behaviour, and add the two questions that make a pool safe across fork: *is this process
-the one that opened the connection?* (the record's ``ownership``), and *is it the one that checked it out?* (one byte,
-``fairy._life.page[0]``, asked before anything that could reach the server).
+Both keep SQLAlchemy's names and behaviour, and add the two questions that make a pool safe across fork: *is this
+process the one that opened the connection?* (the record's ``ownership``), and *is it the one that checked it out?* (one
+byte, ``fairy._life.page[0]``, asked before anything that could reach the server).
 
-Where SQLAlchemy hangs a weakref finalizer on each checkout, the fairy has a ``__del__``: a fifth of the cost, and it runs
-before the connection's own finalizer. That matters inside ``os.fork()``, where CPython frees the thread-locals of the
-parent's other threads before any at-fork hook.
+Where SQLAlchemy hangs a weakref finalizer on each checkout, the fairy has a ``__del__``: a fifth of the cost, and it
+runs before the connection's own finalizer. That matters inside ``os.fork()``, where CPython frees the thread-locals of
+the parent's other threads before any at-fork hook.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sqlalchemy.exc import DontWrapMixin
 
 from pidpool import _fork
 from pidpool.errors import InheritedConnectionError
-from pidpool.pool._sqlalchemy import _ConnectionFairy, _ConnectionRecord, reset_rollback
+from pidpool.pool._sqlalchemy import _ConnectionFairy, _ConnectionRecord
 
 if TYPE_CHECKING:
     from pidpool._discard import Ownership
@@ -46,8 +46,8 @@ class Record(_ConnectionRecord):
 
     #: Who owns ``dbapi_connection``. Set as soon as the driver has opened it; None when there is no connection.
     ownership: Ownership | None
-    #: ``id()`` of the fairy that has this record checked out, else 0. An id, because the record must not keep a forgotten
-    #: fairy alive; exact, because the fairy is alive whenever it compares.
+    #: ``id()`` of the fairy that has this record checked out, else 0. An id, because the record must not keep a
+    #: forgotten fairy alive; exact, because the fairy is alive whenever it compares.
     holder: int
 
     def __init__(self, pool: ForkSafePool, life: Life, slot: Slot) -> None:
@@ -140,8 +140,8 @@ class Record(_ConnectionRecord):
 class Fairy(_ConnectionFairy):
     """One checkout of a connection.
 
-    In a process that did not check it out, everything that would use the connection raises ``InheritedConnectionError``,
-    and everything that would give it back does nothing.
+    In a process that did not check it out, everything that would use the connection raises
+    ``InheritedConnectionError``, and everything that would give it back does nothing.
     """
 
     __slots__ = ("_connection", "_life", "_ownership")
@@ -169,11 +169,9 @@ class Fairy(_ConnectionFairy):
             return  # given back, or detached
         if not self._life.page[0]:
             _fork.current()
-        elif record.holder == id(self):
-            # Forgotten, perhaps in a cycle: then the finalizers of all that hangs on this fairy may have run already.
-            if record.renew():
-                self._connection = record.dbapi_connection  # None if the record was invalidated behind our back
-                self._checkin()
+        elif record.holder == id(self) and record.renew():  # forgotten
+            self._connection = record.dbapi_connection  # None if the record was invalidated behind our back
+            self._checkin()
 
     # -- using it ------------------------------------------------------------------------------------------------
 
@@ -184,7 +182,7 @@ class Fairy(_ConnectionFairy):
             raise _NotWrappedError(self._life.pid, here.pid)
 
     @property
-    def dbapi_connection(self) -> Any:  # type: ignore[override]  # noqa: ANN401 - any driver's
+    def dbapi_connection(self) -> Any:  # noqa: ANN401 - any driver's
         """The driver's connection."""
         if not self._life.page[0]:
             self.refuse_if_inherited()
@@ -196,7 +194,7 @@ class Fairy(_ConnectionFairy):
         self._connection = connection
 
     @property
-    def driver_connection(self) -> Any:  # noqa: ANN401 - any driver's
+    def driver_connection(self) -> Any:  # type: ignore[override]  # noqa: ANN401 - any driver's
         """The driver's connection; for an asyncio dialect, what its adapter wraps."""
         if not self._life.page[0]:
             self.refuse_if_inherited()
@@ -260,11 +258,11 @@ class Fairy(_ConnectionFairy):
             return
         record: Any = self._connection_record
         connection = self._connection
+        if connection is not None and record is None:
+            self._close_detached(transaction_was_reset)
+            return
         if connection is not None:
             pool: Any = self._pool
-            if record is None:
-                self._close_detached(transaction_was_reset)
-                return
             if self._echo:
                 pool.logger.debug("Connection %r being returned to pool", connection)
             try:
@@ -274,7 +272,7 @@ class Fairy(_ConnectionFairy):
                 elif not transaction_was_reset:
                     connection.rollback()
             except BaseException as error:
-                pool.logger.error("Exception during reset or similar", exc_info=True)  # noqa: TRY400 - as SQLAlchemy
+                pool.logger.exception("Exception during reset or similar")
                 if not isinstance(error, Exception):
                     self._let_go()
                     record._checkin_failed(error)
@@ -298,7 +296,7 @@ class Fairy(_ConnectionFairy):
                 pool.dispatch.close_detached(connection)
             pool._close_connection(connection)
         except BaseException as error:
-            pool.logger.error("Exception during reset or similar", exc_info=True)  # noqa: TRY400 - as SQLAlchemy
+            pool.logger.exception("Exception during reset or similar")
             if not isinstance(error, Exception):
                 raise
         finally:
@@ -328,5 +326,3 @@ class Fairy(_ConnectionFairy):
         self._connection_record = None
         if self._pool.dispatch.detach:
             self._pool.dispatch.detach(self._connection, record)
-
-

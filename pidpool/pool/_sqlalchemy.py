@@ -14,13 +14,12 @@ from sqlalchemy.pool import Pool, PoolResetState
 from sqlalchemy.pool.base import (
     ConnectionPoolEntry,
     PoolProxiedConnection,
+    _ConnDialect,
     _ConnectionFairy,
     _ConnectionRecord,
-    _ConnDialect,
     reset_commit,
     reset_rollback,
 )
-from sqlalchemy.util import safe_reraise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +40,6 @@ __all__ = [
     "reset_commit",
     "reset_rollback",
     "rolls_back_plainly",
-    "safe_reraise",
 ]
 
 #: The private attributes and methods that this room reads, sets or overrides, by the class that has them.
@@ -65,7 +63,16 @@ PRIVATE_ATTRIBUTES: Final = {
         "_should_wrap_creator",
     ),
     "_ConnectionRecord": ("_checkin_failed", "_soft_invalidate_time", "fairy_ref", "finalize_callback", "starttime"),
-    "_ConnectionFairy": ("_checkin", "_checkout", "_close_special", "_connection_record", "_counter", "_echo", "_pool", "_reset"),
+    "_ConnectionFairy": (
+        "_checkin",
+        "_checkout",
+        "_close_special",
+        "_connection_record",
+        "_counter",
+        "_echo",
+        "_pool",
+        "_reset",
+    ),
     "_CompoundListener": ("_exec_once_mutex", "listeners", "parent_listeners"),
 }
 
@@ -80,17 +87,19 @@ def rolls_back_plainly(dialect: Any) -> bool:  # noqa: ANN401 - a Dialect, or th
 def forget_event_locks(pool: Pool) -> None:
     """Give the pool's events fresh mutexes: one that a thread held in the parent is locked for ever in the child.
 
-    SQLAlchemy holds a mutex around the first ``connect`` event of a pool, while the dialect asks the server about itself.
+    SQLAlchemy holds a mutex around the first ``connect`` event of a pool, while the dialect asks the server about
+    itself.
     """
     for event in (pool.dispatch.connect, pool.dispatch.first_connect):
         if getattr(event, "_exec_once_mutex", None) is not None:
-            event._exec_once_mutex = None
+            event._exec_once_mutex = None  # type: ignore[attr-defined]
 
 
 def guard_begin(dialect: Any, check: Callable[[Any], None]) -> None:  # noqa: ANN401 - see above
     """Have ``check(connection)`` called before the dialect begins a transaction.
 
-    ``Connection.begin()`` touches nothing of a connection: DB-APIs begin by themselves, and the stock ``do_begin`` is empty.
+    ``Connection.begin()`` touches nothing of a connection: DB-APIs begin by themselves, and the stock ``do_begin`` is
+    empty.
     """
     begin = getattr(dialect, "do_begin", None)
     if begin is None or getattr(begin, "_guarded_by_pidpool", False):

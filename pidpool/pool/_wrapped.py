@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection  # noqa: TC002 - singledispatch reads the annotations
 
 from pidpool import _fork
 from pidpool._discard import discard
 from pidpool.errors import DiscardRefusedError
 from pidpool.pool._record import Fairy
-from pidpool.pool._sqlalchemy import PoolProxiedConnection
+from pidpool.pool._sqlalchemy import PoolProxiedConnection  # noqa: TC001 - as above
 
 
 @discard.register
@@ -21,7 +21,9 @@ def _discard_proxied(connection: PoolProxiedConnection, *, force: bool = False) 
     proxied: Any = connection
     if proxied.dbapi_connection is None:
         return
-    driver_connection = proxied.driver_connection if proxied._connection_record is not None else proxied.dbapi_connection
+    driver_connection = (
+        proxied.driver_connection if proxied._connection_record is not None else proxied.dbapi_connection
+    )
     discard(driver_connection, force=force)
     # Its pool must neither roll back nor close nor hand out again what is dead now.
     record, proxied.dbapi_connection = proxied._connection_record, None

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class PidPoolPlugin(CreateEnginePlugin):
     """Puts the class of pidpool's that matches in the place of the pool class that the dialect would take.
 
-    It leaves a ``poolclass`` or ``pool`` alone that the application passes to ``create_engine``, and a dialect's pool for
-    which there is nothing to match, such as that of an in-memory SQLite database.
+    It leaves a ``poolclass`` or ``pool`` alone that the application passes to ``create_engine``, and a dialect's pool
+    for which there is nothing to match, such as that of an in-memory SQLite database.
 
     Args:
         url: the URL that names the plugin.
@@ -28,7 +28,7 @@ class PidPoolPlugin(CreateEnginePlugin):
     def __init__(self, url: URL, kwargs: dict[str, Any]) -> None:
         if kwargs.get("poolclass") is not None or kwargs.get("pool") is not None:
             return
-        dialect = url.get_dialect()
+        dialect: Any = url.get_dialect()
         matching: dict[type[Any], type[Any]] = {QueuePool: PidPool, NullPool: PidNullPool}
         found = matching.get(dialect.get_pool_class(url))
         if found is not None:
