@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pidpool import _fork
 from pidpool._discard import Ownership
-from pidpool.pool._queue import Queue, Slot
+from pidpool.pool._queue import Slot
 from pidpool.pool._record import Fairy, Record
 from pidpool.pool._sqlalchemy import (
     Pool,
@@ -23,6 +23,7 @@ from pidpool.pool._sqlalchemy import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pidpool.pool._queue import Queue
     from pidpool.pool._sqlalchemy import ConnectionPoolEntry, PoolProxiedConnection
 
 
@@ -91,11 +92,11 @@ class ForkSafePool(Pool):
     _dialect = _DialectAttribute()
     _timeout: float
 
-    def _start(self, keep: int | None, capacity: int | None, *, use_lifo: bool, timeout: float | None) -> None:
+    def _start(self, queue: Queue[Record], *, timeout: float | None) -> None:
         self._timeout = timeout  # type: ignore[assignment]
         self._discarded_at_fork = 0
         self._dialect = self._dialect  # also for a plain pool, whose stand-in nobody sets
-        self._life = Life(self, _fork.current(), Queue(keep, capacity, use_lifo=use_lifo))
+        self._life = Life(self, _fork.current(), queue)
 
     # -- checkout ------------------------------------------------------------------------------------------------
 
@@ -143,7 +144,7 @@ class ForkSafePool(Pool):
         generation = _fork.current()
         ended = self._life
         old = ended.queue
-        fresh = Life(self, generation, Queue(old.keep, old.capacity, use_lifo=old.use_lifo))
+        fresh = Life(self, generation, old.fresh())
         life = ended.heir.setdefault(generation, fresh)
         if life is fresh:
             forget_event_locks(self)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.pool import NullPool, QueuePool
 
 from pidpool.pool._base import ForkSafePool
+from pidpool.pool._queue import Passage, Queue
 from pidpool.pool._sqlalchemy import Pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pidpool.pool._queue import Queue
     from pidpool.pool._record import Record
 
 
@@ -46,12 +46,12 @@ class PidPool(ForkSafePool, QueuePool):
         # Not QueuePool.__init__: it would make a queue with locks.
         Pool.__init__(self, creator, **options)
         self._max_overflow = -1 if pool_size == 0 else max_overflow
-        self._start(
+        queue: Queue[Record] = Queue(
             keep=pool_size if pool_size > 0 else None,
             capacity=None if self._max_overflow == -1 else pool_size + max_overflow,
             use_lifo=use_lifo,
-            timeout=timeout,
         )
+        self._start(queue, timeout=timeout)
 
     def recreate(self) -> PidPool:
         """Return a new pool with the same settings."""
@@ -109,4 +109,4 @@ class PidNullPool(ForkSafePool, NullPool):
 
     def __init__(self, creator: Callable[..., Any], **options: Any) -> None:  # noqa: ANN401 - Pool's own
         super().__init__(creator, **options)
-        self._start(keep=0, capacity=None, use_lifo=False, timeout=None)
+        self._start(Passage(keep=0, capacity=None), timeout=None)

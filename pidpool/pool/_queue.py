@@ -170,6 +170,10 @@ class Queue(Generic[T]):
                 pass
         return None
 
+    def fresh(self) -> Queue[T]:
+        """Return a queue with the same settings and nothing in it."""
+        return type(self)(self.keep, self.capacity, use_lifo=self.use_lifo)
+
     def _take_slot(self) -> Slot | None:
         if self.capacity is None:
             return Slot(self, taken=True)  # type: ignore[arg-type]
@@ -245,3 +249,13 @@ class Queue(Generic[T]):
         else:
             self.idle.append(given)
             self._serve()
+
+
+class Passage(Queue[T]):
+    """A queue that keeps nothing, not even for the moment in which another thread could take it."""
+
+    __slots__ = ()
+
+    def give(self, item: T) -> T:
+        """Return ``item``: it is one too many."""
+        return item
