@@ -41,9 +41,8 @@ def concurrent_use(stage: Stage) -> None:
     witness = stage.witness(hold=False, idle=1)
     engine = witness.engine
 
-    def query() -> None:
-        for _ in range(_QUERIES):
-            stage.use(engine)
+    def query() -> list[int]:
+        return [session for _ in range(_QUERIES) for session in stage.use(engine)]
 
     child = stage.start(query)
     with stage.within("the parent's query, while the child queried, too,"):
@@ -51,7 +50,8 @@ def concurrent_use(stage: Stage) -> None:
             query()
         except Lost as lost:
             raise Lost(f"in the parent, {lost}") from lost
-    child.wait()
+    if witness.pooled & set(child.wait()):
+        raise Lost("the child queried on the parent's session")
     witness.finish("the child and the parent both queried")
 
 

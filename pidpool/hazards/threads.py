@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from .stage import Stage
 
-_THREADS = 4
-_FORKS = 40
+_THREADS = 3
+_FORKS = 30
 
 
 @enters(

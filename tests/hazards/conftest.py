@@ -1,0 +1,37 @@
+"""A target for each driver, checked once per worker: creating it connects twice and starts a proxy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+from pidpool.hazards import check_target
+from tests.servers.address import POSTGRESQL_DRIVERS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pidpool.hazards import Target
+
+
+class TargetOf(Protocol):
+    """The type of the fixture `target_of`."""
+
+    def __call__(self, driver: str) -> Target: ...
+
+
+@pytest.fixture(scope="session")
+def target_of(request: pytest.FixtureRequest) -> Iterator[TargetOf]:
+    """Return the target that a driver reaches on this worker's database."""
+    targets: dict[str, Target] = {}
+
+    def target(driver: str) -> Target:
+        if driver not in targets:
+            server = request.getfixturevalue("postgresql" if driver in POSTGRESQL_DRIVERS else "mariadb")
+            targets[driver] = check_target(server.url(driver))
+        return targets[driver]
+
+    yield target
+    for made in targets.values():
+        made.close()

