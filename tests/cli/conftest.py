@@ -29,7 +29,7 @@ class Pidpool(Protocol):
     ) -> subprocess.CompletedProcess[str]: ...
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
     """An environment in which this pidpool is found from any directory, and nothing changes its output."""
     variables = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
@@ -45,15 +45,22 @@ def run_pidpool(environment: dict[str, str], tmp_path: Path) -> Pidpool:
     def run(
         *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 60
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*COMMAND, *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=tmp_path,
-            env={**environment, **(env or {})},
-            stdin=subprocess.DEVNULL,
-            timeout=timeout,
-        )
+        return call(*arguments, folder=tmp_path, environment={**environment, **(env or {})}, timeout=timeout)
 
     return run
+
+
+def call(
+    *arguments: str, folder: Path, environment: Mapping[str, str], timeout: float = 60
+) -> subprocess.CompletedProcess[str]:
+    """Run `pidpool` with arguments in `folder`."""
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        timeout=timeout,
+    )

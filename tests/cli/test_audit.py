@@ -8,6 +8,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from sqlalchemy.pool import NullPool
 
 import pidpool
 from pidpool.hazards import CATALOGUE
-from tests.cli.conftest import COMMAND
+from tests.cli.conftest import COMMAND, call
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,93 +31,87 @@ if TYPE_CHECKING:
 HAZARD = "open-transaction"
 
 
-@pytest.fixture
+@dataclass(frozen=True)
+class Run:
+    """A safe pool beside an unsafe one, with both files: what most tests look at from one side or another."""
+
+    result: subprocess.CompletedProcess[str]
+    folder: Path
+    password: str
+    schemas: list[str]
+    """Those of the audit's own that it left behind."""
+
+
+@pytest.fixture(scope="module")
 def url(postgresql: Address) -> str:
     return postgresql.url("psycopg")
 
 
-def test_a_safe_pool_ends_with_0_and_the_matrix_says_safe(run_pidpool: Pidpool, url: str) -> None:
-    result = run_pidpool("audit", url, "--only", HAZARD, "--pool", "pidpool")
-    assert result.returncode == 0, result
-    assert f"{HAZARD} {CATALOGUE[HAZARD].title} safe".split() in _words(result.stdout)
-    assert "pidpool: safe in 1 of 1 rows." in result.stdout
+@pytest.fixture(scope="module")
+def run(postgresql: Address, url: str, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("audit")
+    pools = ["--pool", "pidpool", "--pool", "queuepool"]
+    files = ["--json", "result.json", "--markdown", "matrix.md"]
+    result = call("audit", url, "--only", HAZARD, *pools, *files, folder=folder, environment=environment)
+    return Run(result, folder, postgresql.password, _own_schemas(url))
 
 
-def test_an_unsafe_pool_ends_with_1_and_a_line_that_says_what_was_lost(
-    run_pidpool: Pidpool, url: str
-) -> None:
+def test_the_first_pool_decides_the_exit_code_and_0_means_safe(run: Run) -> None:
+    assert run.result.returncode == 0, run.result
+    assert f"{HAZARD} {CATALOGUE[HAZARD].title} safe LOST".split() in _words(run.result.stdout)
+    assert "pidpool: safe in 1 of 1 rows." in run.result.stdout
+
+
+def test_the_exit_code_is_1_if_the_first_pool_is_not_safe(run_pidpool: Pidpool, url: str) -> None:
     result = run_pidpool("audit", url, "--only", HAZARD, "--pool", "queuepool")
     assert result.returncode == 1, result
     assert f"{HAZARD} {CATALOGUE[HAZARD].title} LOST".split() in _words(result.stdout)
-    assert "queuepool: not safe in 1 of 1 rows." in result.stdout
-    (finding,) = [line for line in result.stdout.splitlines() if line.startswith(f"{HAZARD}, queuepool: ")]
+
+
+def test_a_line_says_what_was_lost(run: Run) -> None:
+    lines = run.result.stdout.splitlines()
+    assert "queuepool: not safe in 1 of 1 rows." in lines
+    (finding,) = [line for line in lines if line.startswith(f"{HAZARD}, queuepool: ")]
     assert "no detail" not in finding
 
 
-def test_the_first_pool_decides_the_exit_code(run_pidpool: Pidpool, url: str) -> None:
-    result = run_pidpool("audit", url, "--only", HAZARD, "--pool", "pidpool", "--pool", "queuepool")
-    assert result.returncode == 0, result
-    assert f"{HAZARD} {CATALOGUE[HAZARD].title} safe LOST".split() in _words(result.stdout)
+def test_results_go_to_stdout_and_progress_to_stderr_both_plain_in_a_pipe(run: Run) -> None:
+    output, errors = run.result.stdout, run.result.stderr
+    assert "\x1b" not in output + errors
+    assert "…" not in output  # Nothing is cut.
+    assert output.index("target") < output.index("LOST")  # Settings first.
+    for pool in ("pidpool", "queuepool"):
+        assert f"{HAZARD}, {pool}: " in errors
+    assert "[2/2]" in errors
+    assert "[2/2]" not in output
 
 
-def test_results_go_to_stdout_and_progress_to_stderr_both_plain_in_a_pipe(
-    run_pidpool: Pidpool, url: str
-) -> None:
-    result = run_pidpool("audit", url, "--only", f"{HAZARD},dispose")
-    assert result.returncode == 0, result
-    assert "\x1b" not in result.stdout + result.stderr
-    assert "…" not in result.stdout
-    assert result.stdout.index("target") < result.stdout.index("LOST")  # Settings first.
-    for pool in ("pidpool", "queuepool", "queuepool+dispose-noclose"):
-        assert f"{HAZARD}, {pool}: " in result.stderr
-    assert "[6/6]" in result.stderr
-    assert "[6/6]" not in result.stdout
-    password = create_engine(url).url.password
-    assert password
-    assert str(password) not in result.stdout + result.stderr
+def test_the_password_is_neither_shown_nor_written(run: Run) -> None:
+    written = "".join(path.read_text() for path in run.folder.iterdir())
+    assert run.password not in written + run.result.stdout + run.result.stderr
 
 
-def test_mariadb_is_audited_too_with_the_url_from_the_environment(
-    run_pidpool: Pidpool, mariadb: Address
-) -> None:
-    result = run_pidpool("audit", "--only", HAZARD, env={"PIDPOOL_AUDIT_URL": mariadb.url("pymysql")})
-    assert result.returncode == 0, result
-    assert "MariaDB" in result.stdout
-    assert mariadb.password not in result.stdout + result.stderr
+def test_the_audit_removes_what_it_created(run: Run) -> None:
+    assert run.schemas == []
 
 
-def test_the_json_file_holds_settings_versions_and_raw_verdicts(
-    run_pidpool: Pidpool, url: str, tmp_path: Path
-) -> None:
-    result = run_pidpool(
-        "audit", url, "--only", HAZARD, "--pool", "queuepool", "--pool", "pidpool", "--json", "result.json"
-    )
-    assert result.returncode == 1, result
-    written = (tmp_path / "result.json").read_text()
-    content = json.loads(written)
+def test_the_json_file_holds_settings_versions_and_raw_verdicts(run: Run) -> None:
+    content = json.loads((run.folder / "result.json").read_text())
     assert content["schema"] == "pidpool-audit/1"
-    assert (content["safe"], content["interrupted"]) == (False, False)
-    assert content["settings"]["pools"] == ["queuepool", "pidpool"]
+    assert (content["safe"], content["interrupted"]) == (True, False)
+    assert content["settings"]["pools"] == ["pidpool", "queuepool"]
     assert content["settings"]["driver"] == "psycopg"
     assert set(content["versions"]) == {"pidpool", "sqlalchemy", "driver", "server", "python", "kernel"}
     assert content["versions"]["pidpool"] == pidpool.__version__
     assert [(verdict["pool"], verdict["outcome"]) for verdict in content["verdicts"]] == [
-        ("queuepool", "lost"),
         ("pidpool", "safe"),
+        ("queuepool", "lost"),
     ]
     assert all(verdict["hazard"] == HAZARD and verdict["seconds"] > 0 for verdict in content["verdicts"])
-    assert str(create_engine(url).url.password) not in written
-    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]  # No temporary file is left.
 
 
-def test_the_markdown_file_begins_with_a_table_for_a_readme(
-    run_pidpool: Pidpool, url: str, tmp_path: Path
-) -> None:
-    result = run_pidpool(
-        "audit", url, "--only", HAZARD, "--pool", "pidpool", "--pool", "queuepool", "--markdown", "matrix.md"
-    )
-    assert result.returncode == 0, result
-    table, *rest = (tmp_path / "matrix.md").read_text().split("\n\n")
+def test_the_markdown_file_begins_with_a_table_for_a_readme(run: Run) -> None:
+    table, *rest = (run.folder / "matrix.md").read_text().split("\n\n")
     assert table.splitlines() == [
         "| hazard | the child ... | pidpool | queuepool |",
         "| --- | --- | --- | --- |",
@@ -125,9 +120,18 @@ def test_the_markdown_file_begins_with_a_table_for_a_readme(
     assert f"- {HAZARD}, queuepool: " in "\n".join(rest)
 
 
-def test_a_pool_class_and_a_function_of_yours_can_be_audited(
-    run_pidpool: Pidpool, url: str, tmp_path: Path
-) -> None:
+def test_no_temporary_file_is_left_beside_the_results(run: Run) -> None:
+    assert {path.name for path in run.folder.iterdir()} == {"result.json", "matrix.md"}
+
+
+def test_mariadb_is_audited_too_with_the_url_from_the_environment(run_pidpool: Pidpool, mariadb: Address) -> None:
+    result = run_pidpool("audit", "--only", HAZARD, env={"PIDPOOL_AUDIT_URL": mariadb.url("pymysql")})
+    assert result.returncode == 0, result
+    assert "MariaDB" in result.stdout
+    assert mariadb.password not in result.stdout + result.stderr
+
+
+def test_a_pool_class_and_a_function_of_yours_can_be_audited(run_pidpool: Pidpool, url: str, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from sqlalchemy import create_engine\n"
         "from sqlalchemy.pool import QueuePool\n"
@@ -142,9 +146,7 @@ def test_a_pool_class_and_a_function_of_yours_can_be_audited(
     assert f"{HAZARD} {CATALOGUE[HAZARD].title} safe LOST".split() in _words(result.stdout)
 
 
-def test_a_pool_that_could_not_be_tested_at_all_is_not_called_safe(
-    run_pidpool: Pidpool, mariadb: Address
-) -> None:
+def test_a_pool_that_could_not_be_tested_at_all_is_not_called_safe(run_pidpool: Pidpool, mariadb: Address) -> None:
     result = run_pidpool(
         "audit", mariadb.url("pymysql"), "--only", HAZARD, "--pool", "psycopg-pool", "--pool", "pidpool"
     )
@@ -168,11 +170,6 @@ def test_where_nothing_can_be_created_the_audit_refuses(run_pidpool: Pidpool, po
     assert "create" in result.stderr
     assert "r3ad3r" not in result.stderr
     assert "Traceback" not in result.stderr
-
-
-def test_the_audit_removes_what_it_created(run_pidpool: Pidpool, url: str) -> None:
-    assert run_pidpool("audit", url, "--only", HAZARD, "--pool", "pidpool").returncode == 0
-    assert _own_schemas(url) == []
 
 
 def test_a_signal_stops_the_scenarios_shows_what_is_known_and_removes_what_was_created(
@@ -207,9 +204,7 @@ class TestWithoutUrl:
             folder.chmod(0o777)  # As root the server runs as another user.
             yield folder
 
-    def test_a_throw_away_server_is_started_announced_and_removed(
-        self, run_pidpool: Pidpool, folder: Path
-    ) -> None:
+    def test_a_throw_away_server_is_started_announced_and_removed(self, run_pidpool: Pidpool, folder: Path) -> None:
         result = run_pidpool("audit", "--only", HAZARD, "--pool", "pidpool", env={"TMPDIR": str(folder)})
         assert result.returncode == 0, result
         assert "throw-away PostgreSQL" in result.stderr
@@ -288,6 +283,5 @@ def _servers_in(folder: Path) -> list[int]:
     return [
         process.pid
         for process in psutil.process_iter(["name", "cmdline"])
-        if process.info["name"] == "postgres"
-        and any(str(folder) in part for part in process.info["cmdline"] or [])
+        if process.info["name"] == "postgres" and any(str(folder) in part for part in process.info["cmdline"] or [])
     ]

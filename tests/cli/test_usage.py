@@ -94,17 +94,11 @@ def test_explain_tells_the_story_the_advice_and_the_source_of_every_hazard(
 def test_only_a_terminal_that_wants_them_gets_escape_sequences(
     environment: dict[str, str], variables: dict[str, str], *, colored: bool
 ) -> None:
-    assert (
-        "\x1b[" in _on_terminal([*COMMAND, "audit", "--explain", "gc"], {**environment, **variables})
-    ) is colored
+    assert ("\x1b[" in _on_terminal([*COMMAND, "audit", "--explain", "gc"], {**environment, **variables})) is colored
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--only", "nonsense"], ["--explain", "nonsense"], ["--only", "gc,nonsense"]]
-)
-def test_an_unknown_hazard_is_answered_with_the_known_ones(
-    run_pidpool: Pidpool, arguments: list[str]
-) -> None:
+@pytest.mark.parametrize("arguments", [["--only", "nonsense"], ["--explain", "nonsense"], ["--only", "gc,nonsense"]])
+def test_an_unknown_hazard_is_answered_with_the_known_ones(run_pidpool: Pidpool, arguments: list[str]) -> None:
     result = run_pidpool("audit", *arguments)
     assert (result.returncode, result.stdout) == (2, "")
     assert "nonsense" in result.stderr
@@ -193,9 +187,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_run(
     assert "127.0.0.1" not in result.stderr  # It did not even connect.
 
 
-def test_without_the_extra_the_command_says_what_to_install(
-    run_script: RunScript, environment: dict[str, str]
-) -> None:
+def test_without_the_extra_the_command_says_what_to_install(run_script: RunScript, environment: dict[str, str]) -> None:
     result = run_script(
         """
         import sys
