@@ -10,15 +10,20 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+from typing import TYPE_CHECKING
 
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import create_engine, text
 from sqlalchemy.pool import QueuePool
 
 from pidpool import PidPool
 from pidpool.hazards import embedded
 
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
 
 def order_a_book(engine: Engine) -> None:
+    """Store one order, and fork while doing so."""
     with engine.begin() as connection:
         connection.execute(text("INSERT INTO orders VALUES ('a book')"))
         if os.fork() == 0:
@@ -42,7 +47,7 @@ def demonstrate(url: str, poolclass: type[QueuePool]) -> None:
 
 
 def main() -> None:
-    """Run the demonstration in processes of its own: the child's sys.exit must not unwind the one that has the server."""
+    """Run each demonstration in a process of its own: what the child's sys.exit unwinds must not be this."""
     with embedded.postgresql() as url:
         for poolclass in (QueuePool, PidPool):
             shop = multiprocessing.get_context("spawn").Process(target=demonstrate, args=(url, poolclass))

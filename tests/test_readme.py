@@ -31,7 +31,9 @@ CHEAP = ("gc", "explicit-close", "ping-recycle")
 @pytest.fixture(scope="module")
 def shop(postgresql: Address, worker_id: str) -> Iterator[dict[str, str]]:
     """The environment in which ``dbname=shop`` is a database of this worker's own."""
-    run_postgresql(postgresql, f"DROP DATABASE IF EXISTS shop_{worker_id} WITH (FORCE)", f"CREATE DATABASE shop_{worker_id}")
+    run_postgresql(
+        postgresql, f"DROP DATABASE IF EXISTS shop_{worker_id} WITH (FORCE)", f"CREATE DATABASE shop_{worker_id}"
+    )
     yield {
         "PGHOST": postgresql.host,
         "PGPORT": str(postgresql.port),
@@ -97,7 +99,9 @@ def test_a_fresh_run_agrees_with_the_matrix(driver: str, request: pytest.Fixture
 
 def matrices() -> dict[str, list[tuple[str, list[str]]]]:
     """Return the README's tables by driver."""
-    found = re.findall(r"(^\| hazard.*?)^[^\n]*?, (\w+) [\d.]+, Python", readme.section("matrix", PAGE), re.DOTALL | re.MULTILINE)
+    found = re.findall(
+        r"(^\| hazard.*?)^[^\n]*?, (\w+) [\d.]+, Python", readme.section("matrix", PAGE), re.DOTALL | re.MULTILINE
+    )
     return {driver: list(readme.rows(table)) for table, driver in found}
 
 
