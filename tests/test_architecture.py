@@ -120,8 +120,7 @@ def uses_of_private_sqlalchemy_names(module: Module) -> list[str]:
         if module.room != "pool"
         and imported.module.split(".")[0] == "sqlalchemy"
         and any(
-            part.startswith("_") and not part.startswith("__")
-            for part in (*imported.module.split("."), imported.name)
+            part.startswith("_") and not part.startswith("__") for part in (*imported.module.split("."), imported.name)
         )
     ]
 

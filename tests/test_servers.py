@@ -63,9 +63,7 @@ def test_the_password_stays_out_of_the_repr(postgresql: Address) -> None:
 
 
 @pytest.mark.parametrize("product", ["postgresql", "mariadb"])
-def test_a_private_server_can_be_killed_and_started_again(
-    product: str, request: pytest.FixtureRequest
-) -> None:
+def test_a_private_server_can_be_killed_and_started_again(product: str, request: pytest.FixtureRequest) -> None:
     server: PrivateServer = request.getfixturevalue(f"private_{product}")
     assert server.address is not None
     url = server.address.url("psycopg" if product == "postgresql" else "pymysql")
