@@ -102,6 +102,12 @@ class Opener:
             sslmode="disable",
         )
 
+    def close(self) -> None:
+        """Close what was opened, and forget it."""
+        for connection in self.opened:
+            connection.close()
+        self.opened.clear()
+
     @property
     def still_open(self) -> int:
         """How many of them are not closed."""
@@ -119,5 +125,4 @@ def opener(postgresql: Address) -> Iterator[Opener]:
     """A creator of plain connections; whatever it opened is closed in the end."""
     opener = Opener(postgresql)
     yield opener
-    for connection in opener.opened:
-        connection.close()
+    opener.close()
