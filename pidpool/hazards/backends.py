@@ -193,8 +193,9 @@ class MySQL(Backend):
     @property
     def creation(self) -> tuple[str, ...]:
         return (
-            f"CREATE TABLE {self.ledger} (token varchar(64) NOT NULL) ENGINE=InnoDB",
+            # First what leaves nothing behind, should the second be refused: there is no transaction around them.
             f"CREATE TEMPORARY TABLE {self.namespace}_temporary (token varchar(64))",
+            f"CREATE TABLE {self.ledger} (token varchar(64) NOT NULL) ENGINE=InnoDB",
         )
 
     @property

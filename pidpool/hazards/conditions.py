@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import resource
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,6 +66,8 @@ def descriptors(stage: Stage) -> None:
     file that it might need to put in the place of an inherited socket. It may fail to connect; it must not
     break the parent, and must recover.
     """
+    import resource  # noqa: PLC0415 - not on Windows, where this module is imported, too
+
     witness = stage.witness()
 
     def starve() -> None:
@@ -115,6 +116,8 @@ def fork_fails(stage: Stage) -> None:
 
 @contextmanager
 def _forks_forbidden() -> Iterator[None]:
+    import resource  # noqa: PLC0415 - see above
+
     limits = resource.getrlimit(resource.RLIMIT_NPROC)
     is_root = os.geteuid() == 0
     resource.setrlimit(resource.RLIMIT_NPROC, (0, limits[1]))
@@ -216,4 +219,4 @@ def _footprint() -> tuple[int, int]:
     descriptors = len(os.listdir("/dev/fd"))  # noqa: PTH208 - plain names
     statistics = Path("/proc/self/statm")
     pages = int(statistics.read_text().split()[1]) if statistics.exists() else 0
-    return descriptors, pages * resource.getpagesize()
+    return descriptors, pages * os.sysconf("SC_PAGE_SIZE")

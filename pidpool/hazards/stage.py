@@ -7,7 +7,6 @@ import gc
 import json
 import multiprocessing
 import os
-import resource
 import secrets
 import select
 import signal
@@ -38,7 +37,7 @@ Leave = Literal["os._exit", "sys.exit", "exception", "SIGKILL"]
 LEFT_TO_FINALIZATION: list[object] = []
 """What a child puts here is still alive when its interpreter shuts down, like a module's global engine."""
 
-_STATUS = {"os._exit": 0, "sys.exit": 0, "exception": 1, "SIGKILL": -signal.SIGKILL}
+_STATUS = {"os._exit": 0, "sys.exit": 0, "exception": 1, "SIGKILL": -9}
 _OPEN_DESCRIPTORS = "/dev/fd"
 _PAUSE = 0.001
 
@@ -80,6 +79,7 @@ class Stage:
         """What the proxy saw on the parent's connections; reported if nothing worse comes to light."""
         self._report = report
         self._url = target.url
+        self._observing = create_engine(target.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
         self._proxy: RecordingProxy | None = None
         address = server_address(target.url) if target.proxied else None
         if address is not None:
@@ -110,8 +110,7 @@ class Stage:
     @contextmanager
     def observer(self) -> Iterator[Observer]:
         """Open a connection of its own to the server, past pool and proxy; never while a child forks."""
-        engine = create_engine(self.target.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
+        with self._observing.connect() as connection:
             yield Observer(self, connection)
 
     def stored(self, token: str) -> int:
@@ -376,6 +375,8 @@ def descriptor_limit() -> Iterator[None]:
     Every number below the limit is taken, so that all that is open stays below it: `dup2` refuses numbers
     above.
     """
+    import resource  # noqa: PLC0415 - not on Windows, where this module is imported, too
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(int(name) for name in os.listdir(_OPEN_DESCRIPTORS))  # noqa: PTH208 - plain names
     filling: list[int] = []

@@ -180,16 +180,31 @@ def _dbutils(url: str, **options: Any) -> Engine:  # noqa: ANN401
     except ImportError:
         raise Skip("not installed: pip install DBUtils") from None
     parsed = make_url(url)
+    if parsed.get_driver_name() == "psycopg2":
+        raise Skip("SQLAlchemy needs psycopg2's own connections, and DBUtils hands out wrappers")
     arguments = _connect_arguments(url, options)
     size = options.pop("pool_size", CAPACITY)
     pool = PooledDB(parsed.get_dialect().import_dbapi(), maxconnections=size, maxcached=size, **arguments)
     options = _without_sizes(options)
-    if parsed.get_driver_name() in {"psycopg", "psycopg2"}:
+    if parsed.get_driver_name() == "psycopg":
         # Looking for the hstore type needs a real driver connection, which DBUtils does not hand out.
         options["use_native_hstore"] = False
-    engine = create_engine(url, poolclass=NullPool, creator=pool.connection, **options)
+    engine = create_engine(url, poolclass=NullPool, creator=lambda: _Reaching(pool.connection()), **options)
     event.listen(engine, "engine_disposed", lambda _engine: pool.close())
     return engine
+
+
+class _Reaching:
+    """DBUtils' wrapper, through which one can reach what only the driver's connection has: dialects need that."""
+
+    def __init__(self, pooled: Any) -> None:  # noqa: ANN401 - DBUtils has no types
+        self._pooled = pooled
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of any driver
+        try:
+            return getattr(self._pooled, name)
+        except AttributeError:
+            return getattr(self._pooled._con._con, name)  # the steady connection's, and in it the driver's
 
 
 def _connect_arguments(url: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -98,6 +98,8 @@ def check_target(url: str) -> Target:
         TargetError: the URL is unusable, its driver is missing or unsupported, the server is unreachable, or
             the user may not create anything. The message contains no password and says what to do.
     """
+    if not hasattr(os, "fork"):
+        raise TargetError("this system has no fork, so there is nothing to audit")
     parsed = _parse(url)
     backend = parsed.get_backend_name()
     driver = _driver_name(parsed)
