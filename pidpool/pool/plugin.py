@@ -33,3 +33,7 @@ class PidPoolPlugin(CreateEnginePlugin):
         found = matching.get(dialect.get_pool_class(url))
         if found is not None:
             kwargs["poolclass"] = found
+
+    def update_url(self, url: URL) -> URL:
+        """Leave the URL as it is: SQLAlchemy has taken the plugin's name out, and there is nothing else of ours."""
+        return url
