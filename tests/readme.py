@@ -37,10 +37,19 @@ SERVERS = {"psycopg": PostgreSQL, "mysqlclient": MariaDB}
 
 def section(name: str, page: str) -> str:
     """Return what stands between the markers of that name."""
-    found = re.search(f"<!-- {name}:begin[^>]*-->\n(.*?)<!-- {name}:end -->", page, re.DOTALL)
+    return page[slice(*_span(name, page))]
+
+
+def _with_section(name: str, content: str, page: str) -> str:
+    start, end = _span(name, page)
+    return page[:start] + content + page[end:]
+
+
+def _span(name: str, page: str) -> tuple[int, int]:
+    found = re.search(f"<!-- {name}:begin[^>]*-->\\n(.*?)<!-- {name}:end -->", page, re.DOTALL)
     if found is None:
         raise LookupError(f"no markers {name}:begin and {name}:end")
-    return found[1]
+    return found.span(1)
 
 
 def code_blocks(language: str, page: str) -> list[str]:
@@ -114,10 +123,6 @@ def _story(hazard: Hazard) -> str:
         f"## {hazard.name}\n\nThe child {hazard.title}.\n\n{hazard.story}\n\n"
         f"**The parent must** {hazard.promise}.\n\n**What to do:** {hazard.advice}\n"
     )
-
-
-def _with_section(name: str, content: str, page: str) -> str:
-    return page.replace(section(name, page), content, 1)
 
 
 def main() -> None:

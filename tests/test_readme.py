@@ -60,7 +60,8 @@ def test_a_python_block_prints_what_stands_below_it(
 
     done = run_script(code, env=shop)
 
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stderr == ""
+    assert done.returncode == 0
     assert with_stable_pids(done.stdout) == with_stable_pids(output)
 
 
