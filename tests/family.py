@@ -33,7 +33,8 @@ def script(source: str) -> str:
 
 def assert_quiet(done: subprocess.CompletedProcess[str]) -> None:
     """Fail unless the script and all its children ended well and printed nothing."""
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    said = done.stdout + done.stderr
+    assert (done.returncode, said) == (0, ""), said
 
 
 def fork(how: How = "fork") -> int:

@@ -1,0 +1,1 @@
+"""Discarding with real drivers and real servers, and how pidpool finds the driver of a connection."""

@@ -1,0 +1,30 @@
+"""The servers, as scripts are told of them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.conftest import address_for
+from tests.servers import DRIVERS
+
+
+@pytest.fixture(params=[f"{driver}-{manner}" for driver in DRIVERS for manner in ("plain", "tls")])
+def server(request: pytest.FixtureRequest) -> str:
+    """What `tests.drivers.owner.Owner` takes; the test runs with each driver, plain and over TLS."""
+    driver, _, manner = request.param.partition("-")
+    address = address_for(driver, request)
+    if manner == "tls" and address.certificate is None:
+        pytest.skip("this server has no TLS: the PostgreSQL of the `embedded` extra is built without it")
+    tls = manner == "tls"
+    arguments = address.connect_args(driver, tls=tls)
+    return json.dumps({"url": address.url(driver, tls=tls), "connect_args": arguments, "tls": tls})
+
+
+@pytest.fixture
+def plain_server(database_url: str, request: pytest.FixtureRequest) -> str:
+    """As `server`, each driver once."""
+    driver = request.node.callspec.params["database_url"]
+    arguments = address_for(driver, request).connect_args(driver)
+    return json.dumps({"url": database_url, "connect_args": arguments, "tls": False})
