@@ -20,8 +20,9 @@ ROOT = Path(__file__).parents[2]
 
 # The answer travels by a pipe of its own: whatever the scenario prints stays visible in a failure.
 PLAYER = """
-    import faulthandler, importlib, json, os, sys
-    faulthandler.dump_traceback_later(float(sys.argv[1]) - 2, exit=True)
+    import faulthandler, importlib, json, os, signal, sys
+    faulthandler.register(signal.SIGALRM, chain=True)  # shows where, and then the signal kills
+    signal.alarm(int(sys.argv[1]))
     module, name, args, kwargs = json.load(sys.stdin)
     scenario = getattr(importlib.import_module(module), name)
     first = os.getpid()
@@ -38,7 +39,7 @@ class Play(Protocol):
         self,
         scenario: Callable[..., Any],
         *args: object,
-        limit: float = 60,
+        limit: int = 60,
         env: dict[str, str] | None = None,
         **kwargs: object,
     ) -> Any: ...  # noqa: ANN401 - whatever the scenario returns
@@ -55,14 +56,14 @@ def play(run_script: RunScript) -> Play:
     def run(
         scenario: Callable[..., Any],
         *args: object,
-        limit: float = 60,
+        limit: int = 60,
         env: dict[str, str] | None = None,
         **kwargs: object,
     ) -> Any:  # noqa: ANN401 - see Play
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         result = run_script(
             PLAYER,
-            str(limit),
+            str(limit - 2),
             stdin=json.dumps([scenario.__module__, scenario.__name__, args, kwargs]),
             timeout=limit,
             env={"PYTHONPATH": os.pathsep.join(paths), **(env or {})},

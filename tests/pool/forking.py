@@ -6,9 +6,9 @@ Scenarios run in a fresh process (the fixture `play`), never in the test process
 from __future__ import annotations
 
 import ctypes
-import faulthandler
 import json
 import os
+import signal
 import sys
 import traceback
 from contextlib import contextmanager
@@ -34,7 +34,6 @@ CHILD_LIMIT = 20
 """Seconds until a child counts as hung, and shows where."""
 
 SESSION_ID = {"postgresql": "SELECT pg_backend_pid()", "mysql": "SELECT connection_id()"}
-TEMPORARY = {"postgresql": "CREATE TEMPORARY TABLE keepsake (n int)", "mysql": "CREATE TEMPORARY TABLE keepsake (n int)"}
 
 
 def pool_class(name: str) -> type[Pool]:
@@ -51,8 +50,8 @@ def engine_of(name: str, url: str, **options: Any) -> Engine:  # noqa: ANN401 - 
 
 def session_id(connection: Connection | Session) -> int:
     """Return the server's name for this connection's session."""
-    statement = SESSION_ID[connection.get_bind().dialect.name if not isinstance(connection, Connection) else connection.dialect.name]
-    found = connection.execute(text(statement)).scalar_one()
+    dialect = connection.dialect if isinstance(connection, Connection) else connection.get_bind().dialect
+    found = connection.execute(text(SESSION_ID[dialect.name])).scalar_one()
     assert isinstance(found, int)
     return found
 
@@ -105,7 +104,7 @@ def in_child(action: Callable[[], Any], *, leave: Leave = "os._exit", hookless: 
 
 
 def _live(action: Callable[[], Any], writing: int) -> None:
-    faulthandler.dump_traceback_later(CHILD_LIMIT, exit=True)  # its thread was not forked
+    signal.alarm(CHILD_LIMIT)  # the fixture `play` has seen to what happens then
     try:
         answer = {"value": action()}
     except BaseException:  # noqa: BLE001 - told to the parent

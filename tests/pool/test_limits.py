@@ -32,6 +32,7 @@ def test_one_more_than_the_limit_waits_and_then_fails(pool_class: type[QueuePool
     assert len(opener.opened) == 2
     connections.pop().close()
     pool.connect().close()
+    connections.pop().close()
 
 
 def test_the_timeouts_message_says_how_many_are_open_and_waiting(opener: Opener) -> None:
@@ -60,6 +61,7 @@ def test_a_waiting_thread_gets_the_slot_of_a_connection_that_was_detached(
     threading.Timer(0.2, connection.detach).start()
     with pool.connect():
         assert len(opener.opened) == 2
+    connection.close()
 
 
 def test_a_waiting_thread_gets_the_slot_of_a_creator_that_failed(opener: Opener) -> None:
