@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event, text
 from sqlalchemy.orm import scoped_session, sessionmaker
@@ -15,6 +15,7 @@ from .errors import Hang, Lost, summary
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
+    from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
 
     from .stage import Stage
 
@@ -82,6 +83,7 @@ def lock_held(stage: Stage) -> None:
     """
     _fork_inside_first_connect(stage)
     engine = stage.engine()
+    between_connects = _keep_forks_out_of_connect(engine)
     stage.use(engine)
     stop = threading.Event()
     interval = sys.getswitchinterval()
@@ -96,7 +98,9 @@ def lock_held(stage: Stage) -> None:
         hammering = [threads.submit(hammer) for _ in range(_THREADS)]
         try:
             for _ in range(_FORKS):
-                stage.start(lambda: stage.use(engine)).wait()
+                with between_connects:
+                    child = stage.start(lambda: stage.use(engine))
+                child.wait()
         finally:
             stop.set()
             sys.setswitchinterval(interval)
@@ -104,6 +108,22 @@ def lock_held(stage: Stage) -> None:
         error = thread.exception()
         if error is not None:
             raise Lost(f"a thread of the parent failed while children were forked: {summary(error)}")
+
+
+def _keep_forks_out_of_connect(engine: Engine) -> threading.RLock:
+    """Return a lock under which no thread is inside the driver's `connect`.
+
+    OpenSSL and the resolver have locks of their own, in C, which a fork leaves locked just the same. No pool can
+    help there, and this scenario is about the pool's. A child is the thread that forked: it may pass.
+    """
+    gate = threading.RLock()
+
+    def connect(dialect: Dialect, _record: object, arguments: list[Any], options: dict[str, Any]) -> DBAPIConnection:
+        with gate:
+            return dialect.connect(*arguments, **options)
+
+    event.listen(engine, "do_connect", connect)
+    return gate
 
 
 def _fork_inside_first_connect(stage: Stage) -> None:
