@@ -234,7 +234,7 @@ class MySQL(Backend):
 
     def tls_arguments(self, driver: str) -> dict[str, Any]:
         if driver == "pymysql":
-            return {"ssl": _lenient_context()}
+            return {"ssl": _lenient_context(), "ssl_disabled": False}
         return {"ssl_mode": "REQUIRED"}
 
     def connect_timeout(self, driver: str, seconds: int) -> dict[str, Any]:  # noqa: ARG002 - both say the same

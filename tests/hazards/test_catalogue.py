@@ -10,12 +10,19 @@ from pidpool.hazards import CATALOGUE, SUBJECTS, UnknownHazard, hazard, run, sub
 from tests.servers import DRIVERS
 
 if TYPE_CHECKING:
-    from pidpool.hazards import Hazard
+    from pidpool.hazards import Hazard, Verdict
     from tests.hazards.conftest import TargetOf
 
 # The drivers that differ most: one that looks at the PID itself, and one whose finalizer says goodbye.
 _QUICK = ("psycopg", "mysqlclient")
 _SECONDS = 45.0  # A machine with two cores runs several of these at a time.
+
+
+def assert_safe(verdict: Verdict) -> None:
+    if verdict.detail == "the server offers no TLS":
+        pytest.skip(verdict.detail)  # The embedded PostgreSQL serves where there is no other.
+    assert (verdict.outcome, verdict.detail) == ("safe", "")
+
 
 every_hazard = pytest.mark.parametrize("name", list(CATALOGUE))
 every_driver = pytest.mark.parametrize("driver", DRIVERS)
@@ -28,15 +35,13 @@ two_drivers_first = pytest.mark.parametrize(
 @every_driver
 @every_hazard
 def test_pid_pool_is_safe(name: str, driver: str, target_of: TargetOf) -> None:
-    verdict = run(hazard(name), subject("pidpool"), target_of(driver), timeout=_SECONDS)
-    assert (verdict.outcome, verdict.detail) == ("safe", "")
+    assert_safe(run(hazard(name), subject("pidpool"), target_of(driver), timeout=_SECONDS))
 
 
 @two_drivers_first
 @every_hazard
 def test_pid_null_pool_is_safe(name: str, driver: str, target_of: TargetOf) -> None:
-    verdict = run(hazard(name), subject("pidnullpool"), target_of(driver), timeout=_SECONDS)
-    assert (verdict.outcome, verdict.detail) == ("safe", "")
+    assert_safe(run(hazard(name), subject("pidnullpool"), target_of(driver), timeout=_SECONDS))
 
 
 @two_drivers_first
@@ -44,6 +49,8 @@ def test_pid_null_pool_is_safe(name: str, driver: str, target_of: TargetOf) -> N
 def test_the_control_is_not_safe(name: str, driver: str, target_of: TargetOf) -> None:
     control = subject(hazard(name).control(driver))
     verdict = run(hazard(name), control, target_of(driver), timeout=_SECONDS / 3)
+    if verdict.detail == "the server offers no TLS":
+        pytest.skip(verdict.detail)
     assert verdict.outcome in {"lost", "hang"}, verdict
     assert verdict.detail
 
