@@ -126,7 +126,7 @@ def raised(action: Callable[[], object]) -> str:
     try:
         action()
     except Exception as error:  # noqa: BLE001 - the caller judges it
-        return type(error).__name__
+        return type(error).__qualname__
     return ""
 
 
