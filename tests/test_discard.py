@@ -549,3 +549,30 @@ assert heard(ownership.connection) is None
     assert done.returncode == 0, done.stderr
     [warning] = [line for line in done.stderr.splitlines() if not line.startswith(" ")]
     assert "UnknownDriverWarning: pidpool does not know where the driver '__main__' keeps" in warning
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        "default",
+        pytest.param("error", marks=pytest.mark.xfail(reason="discard() asks for the driver before it pins")),
+    ],
+)
+def test_a_warning_that_is_an_error_does_not_keep_a_child_from_discarding(run_script: RunScript, filters: str) -> None:
+    source = """
+class Hidden(Connection):
+    fileno = None
+connection = Hidden()
+def drop():
+    global connection
+    try:
+        discard(connection)
+    except UserWarning:
+        pass
+    del connection
+    gc.collect()
+child(drop)
+assert heard(connection) is None
+"""
+    done = run_script(PREPARED + source, env={"PYTHONWARNINGS": f"{filters}::UserWarning"})
+    assert done.returncode == 0, done.stderr

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.conftest import address_for
 from tests.servers import DRIVERS
+
+if TYPE_CHECKING:
+    from tests.servers import Address
 
 
 @pytest.fixture(params=[f"{driver}-{manner}" for driver in DRIVERS for manner in ("plain", "tls")])
@@ -28,3 +32,9 @@ def plain_server(database_url: str, request: pytest.FixtureRequest) -> str:
     driver = request.node.callspec.params["database_url"]
     arguments = address_for(driver, request).connect_args(driver)
     return json.dumps({"url": database_url, "connect_args": arguments, "tls": False})
+
+
+@pytest.fixture
+def any_server(postgresql: Address) -> str:
+    """As `server`, for what makes no difference to a driver."""
+    return json.dumps({"url": postgresql.url("psycopg"), "connect_args": {}, "tls": False})

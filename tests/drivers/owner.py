@@ -47,7 +47,7 @@ class Owner:
     def connect(self, *, direct: bool = False) -> Any:  # noqa: ANN401 - any driver's connection
         """Return a connection of the driver's; `direct`: past the proxy."""
         url = self._direct if direct else self._url
-        dialect = url.get_dialect()(dbapi=url.get_dialect().import_dbapi())
+        dialect = create_engine(url, poolclass=NullPool).dialect
         positional, named = dialect.create_connect_args(url)
         return dialect.connect(*positional, **{**named, **self._connect_args})
 
@@ -66,11 +66,16 @@ class Owner:
         before = self._proxy.snapshot()
         yield
         after = self._proxy.snapshot()
-        for number, was in before.items():
+        living = {number: was for number, was in before.items() if not was.client_ended}
+        for number, was in living.items():
             now = after[number]
             assert now.client_bytes == was.client_bytes, f"{now.client_bytes - was.client_bytes} bytes were sent"
             assert not now.client_ended, "the stream was ended"
             assert not now.server_ended, "the server has ended the session"
+
+    def client_bytes(self) -> int:
+        """Return how much has been said so far, on all connections."""
+        return sum(traffic.client_bytes for traffic in self._proxy.snapshot().values())
 
     def finish(self, connection: Any) -> None:  # noqa: ANN401 - as above
         """Commit, and fail unless the session is the one that began and its row is stored."""
