@@ -300,7 +300,7 @@ def goodbyes(pool_name: str, url: str) -> list[list[str]]:
     heard = []
     with wire(url) as (through, proxy):
         engine = engine_of(pool_name, through, pool_size=3)
-        fill(engine, 2)
+        fill(engine, 3)
         invalid: Any = engine.raw_connection()
         detached: Any = engine.raw_connection()
         detached.detach()
