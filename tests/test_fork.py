@@ -355,6 +355,38 @@ child(notice, how="hookless")
     assert_quiet(run_script(prepared(source), str(moment)))
 
 
+def test_a_fork_while_another_thread_is_noticing_one_does_not_take_over_what_that_thread_made(
+    run_script: RunScript,
+) -> None:
+    source = """
+import threading
+getpid, inside, go_on = os.getpid, threading.Event(), threading.Event()
+calls = 0
+def stopping_getpid():
+    global calls
+    if threading.current_thread() is threading.main_thread():
+        return getpid()
+    calls += 1
+    if calls == 2:  # the new generation has been made, and is not yet in its place
+        inside.set()
+        go_on.wait()
+    return getpid()
+def notice():
+    os.getpid = stopping_getpid
+    thread = threading.Thread(target=_fork.current)
+    thread.start()
+    inside.wait()
+    child(look, how="hookless")
+    go_on.set()
+    thread.join()
+def look():
+    here = _fork.current()
+    assert here.page[0] == 1 and here.pid == getpid()
+child(notice, how="hookless")
+"""
+    assert_quiet(run_script(prepared(source)))
+
+
 @each_page
 def test_a_thread_local_that_dies_inside_os_fork_notices_before_the_hook(run_script: RunScript, page: str) -> None:
     # CPython frees the other threads' thread-locals in the child before it runs at-fork hooks.
