@@ -198,15 +198,18 @@ def storm(stage: Stage) -> None:
 
 
 def _wave(stage: Stage, witness: Witness, numbers: range) -> None:
-    deeds = (
-        lambda: None,
-        lambda: stage.use(witness.engine),
-        lambda: witness.engine.dispose(),  # noqa: PLW0108 - a bound method would keep the engine from being dropped
-        witness.drop,
-        lambda: None,
-    )
+    def use() -> None:
+        stage.use(witness.engine)
+
+    def dispose() -> None:
+        witness.engine.dispose()
+
+    def nothing() -> None:
+        pass
+
+    deeds = (nothing, use, nothing, dispose, use, nothing, witness.drop, use, nothing)
     children: list[Child] = [
-        stage.start(deeds[number % len(deeds)], leave="sys.exit" if number % 8 == 0 else "os._exit")
+        stage.start(deeds[number % len(deeds)], leave="os._exit" if number % _AT_A_TIME else "sys.exit")
         for number in numbers
     ]
     for child in children:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import signal
@@ -40,6 +41,8 @@ def work(*, hazard: str, subject: str, target: dict[str, Any], seconds: float, c
     def report(what: str | None, limit: float | None) -> None:
         tell({"waiting_for": what, "seconds": limit})
 
+    # Collecting garbage in a child touches, and so copies, all that was ever imported. It holds no connection.
+    gc.freeze()
     stage: Stage | None = None
     try:
         stage = Stage(find_subject(subject), Target(**target), seconds, report)

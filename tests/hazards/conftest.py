@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pidpool.hazards import Target
+    from tests.servers import Address
 
 
 class TargetOf(Protocol):
@@ -22,13 +23,13 @@ class TargetOf(Protocol):
 
 
 @pytest.fixture(scope="session")
-def target_of(request: pytest.FixtureRequest) -> Iterator[TargetOf]:
+def target_of(postgresql: Address, mariadb: Address) -> Iterator[TargetOf]:
     """Return the target that a driver reaches on this worker's database."""
     targets: dict[str, Target] = {}
 
     def target(driver: str) -> Target:
         if driver not in targets:
-            server = request.getfixturevalue("postgresql" if driver in POSTGRESQL_DRIVERS else "mariadb")
+            server = postgresql if driver in POSTGRESQL_DRIVERS else mariadb
             targets[driver] = check_target(server.url(driver))
         return targets[driver]
 
