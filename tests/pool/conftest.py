@@ -84,7 +84,7 @@ class Opener:
         self.trouble: BaseException | None = None
         self._address = address
 
-    def __call__(self) -> psycopg.Connection[Any]:
+    def __call__(self) -> Any:  # noqa: ANN401 - not all that psycopg has fits SQLAlchemy's protocol of a connection
         if self.trouble is not None:
             trouble, self.trouble = self.trouble, None
             raise trouble

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import sqlalchemy.pool
-from sqlalchemy import Connection, Engine, create_engine, make_url, text
+from sqlalchemy import Connection, create_engine, make_url, text
 
 import pidpool
 from pidpool.hazards.proxy import RecordingProxy
@@ -23,7 +23,7 @@ from pidpool.hazards.proxy import RecordingProxy
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from sqlalchemy import Pool
+    from sqlalchemy import Engine, Pool
     from sqlalchemy.orm import Session
 
     from pidpool.hazards.proxy import Traffic

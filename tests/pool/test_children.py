@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import stat
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from tests.pool.conftest import Play
     from tests.servers import Address
 
-FORKS = pytest.mark.parametrize("hookless", [False, True], ids=["fork", "hookless"])
-
 
 def counts(engine: Engine) -> list[int]:
     pool: Any = engine.pool
@@ -35,7 +34,7 @@ def counts(engine: Engine) -> list[int]:
 # Capacity
 
 
-def capacity_when_all_are_out(pool_name: str, url: str, *, hookless: bool = False) -> dict[str, Any]:
+def capacity_when_all_are_out(pool_name: str, url: str) -> dict[str, Any]:
     """Check everything out, in this thread and another one, fork, and let the child do the same."""
     engine = engine_of(pool_name, url, pool_size=2, max_overflow=2, pool_timeout=0.5)
     ready, leave = threading.Event(), threading.Event()
@@ -59,32 +58,27 @@ def capacity_when_all_are_out(pool_name: str, url: str, *, hookless: bool = Fals
             except PoolTimeoutError:
                 return "time is up"
 
-        answer = in_child(act, hookless=hookless)
+        answers = [in_child(act), in_child(act, hookless=True)]
         assert [session_id(first), session_id(second)] == sessions[2:]
         full = raised(engine.connect)
     leave.set()
     thread.join(20)
-    return {"child": answer, "parent": sessions, "full": full, "counts": counts(engine)}
+    return {"children": answers, "parent": sessions, "full": full, "counts": counts(engine)}
 
 
-@FORKS
-def test_a_child_has_its_full_capacity_when_its_parents_is_used_up(
-    hookless: bool,  # noqa: FBT001 - a parameter of the table
-    database_url: str,
-    play: Play,
-) -> None:
-    found = play(capacity_when_all_are_out, "PidPool", database_url, hookless=hookless)
-    sessions, in_child_, too_many = found["child"]
-    assert len(set(sessions)) == 4
-    assert not set(sessions) & set(found["parent"])
-    assert in_child_ == [2, 0, 0]
-    assert too_many == "TimeoutError"
+def test_a_child_has_its_full_capacity_when_its_parents_is_used_up(database_url: str, play: Play) -> None:
+    found = play(capacity_when_all_are_out, "PidPool", database_url)
+    for sessions, in_child_, too_many in found["children"]:
+        assert len(set(sessions)) == 4
+        assert not set(sessions) & set(found["parent"])
+        assert in_child_ == [2, 0, 0]
+        assert too_many == "TimeoutError"
     assert found["full"] == "TimeoutError"  # the parent's limit is still its own
     assert found["counts"] == [2, 0, 0]
 
 
 def test_with_queue_pool_a_child_inherits_the_full_pool(postgresql: Address, play: Play) -> None:
-    assert play(capacity_when_all_are_out, "QueuePool", postgresql.url("psycopg"))["child"] == "time is up"
+    assert play(capacity_when_all_are_out, "QueuePool", postgresql.url("psycopg"))["children"] == ["time is up"] * 2
 
 
 def child_of_threads_in_line(url: str) -> list[Any]:
@@ -214,40 +208,36 @@ def test_threads_may_fork(database_url: str, play: Play) -> None:
 # Generations
 
 
-def family(url: str, *, hookless: bool, used: bool) -> list[int]:
-    """Return the sessions of a process, its child, grandchild and great-grandchild; `used`: all use the pool."""
+def families(url: str) -> list[list[int]]:
+    """Return the sessions of four families: process, child, grandchild and great-grandchild.
+
+    Born of either kind of fork; in two of them all use the pool, in the others only the eldest and the youngest do.
+    """
     engine = engine_of("PidPool", url)
     held = engine.connect()
     session = session_id(held)
     fill(engine, 2)
 
-    def generation(depth: int) -> list[int]:
-        before = [use(engine)] if used or depth == 0 else []
-        mine = engine.connect() if used and depth else None
-        sessions = in_child(partial(generation, depth - 1), hookless=hookless) if depth else []
+    def generation(depth: int, *, used: bool, hookless: bool) -> list[int]:
+        mine = engine.connect() if used or depth == 0 else None
+        before = [] if mine is None else [session_id(mine)]
+        younger = partial(generation, depth - 1, used=used, hookless=hookless)
+        sessions: list[int] = in_child(younger, hookless=hookless) if depth else []
+        assert raised(partial(held.execute, text("SELECT 1"))) == "InheritedConnectionError"
         if mine is not None:
-            before.append(session_id(mine))
-            assert raised(partial(held.execute, text("SELECT 1"))) == "InheritedConnectionError"
+            assert [session_id(mine)] == before
             mine.close()
         return before + sessions
 
-    sessions: list[int] = in_child(partial(generation, 2), hookless=hookless)
-    assert session_id(held) == session
-    return [session, *sessions]
+    found = []
+    for used, hookless in itertools.product([True, False], repeat=2):
+        found.append([session, *in_child(partial(generation, 2, used=used, hookless=hookless), hookless=hookless)])
+        assert session_id(held) == session
+    return found
 
 
-@FORKS
-@pytest.mark.parametrize("used", [True, False], ids=["all use it", "only the youngest uses it"])
-def test_descendants_of_every_degree_have_sessions_of_their_own(
-    hookless: bool,  # noqa: FBT001 - a parameter of the table
-    used: bool,  # noqa: FBT001 - as above
-    database_url: str,
-    play: Play,
-) -> None:
-    found = play(family, database_url, hookless=hookless, used=used)
-    # Those between take two each, of which the second may be the first again, checked in meanwhile.
-    assert len(found) == (6 if used else 2)
-    assert len(set(found)) == (4 if used else 2)
+def test_descendants_of_every_degree_have_sessions_of_their_own(database_url: str, play: Play) -> None:
+    assert [(len(family), len(set(family))) for family in play(families, database_url)] == [(4, 4)] * 2 + [(2, 2)] * 2
 
 
 def sessions_of_a_lazy_family(pool_name: str, url: str) -> list[int]:
@@ -352,19 +342,22 @@ def test_no_hook_is_needed(postgresql: Address, play: Play, tmp_path: Path) -> N
 # Descriptors
 
 
+DESCRIPTORS = Path("/proc/self/fd")
+
+
 def sockets() -> set[int]:
     """Return the inodes of this process's sockets."""
     found = set()
-    for name in os.listdir("/proc/self/fd"):
+    for entry in DESCRIPTORS.iterdir():
         with suppress(OSError):  # the listing's own
-            status = os.stat(int(name))
+            status = entry.stat()
             if stat.S_ISSOCK(status.st_mode):
                 found.add(status.st_ino)
     return found
 
 
-def sockets_left_in_a_child(pool_name: str, url: str, *, hookless: bool = False) -> int:
-    """Return how many of the parent's sockets the child has: after the fork, or its first checkout."""
+def sockets_left_in_children(pool_name: str, url: str) -> list[int]:
+    """Return how many of the parent's sockets children have: after a fork, and after a hookless one and a checkout."""
     before = sockets()
     engine = engine_of(pool_name, url, pool_size=5)
     fill(engine, 3)
@@ -373,27 +366,20 @@ def sockets_left_in_a_child(pool_name: str, url: str, *, hookless: bool = False)
     parents = sockets() - before
     assert len(parents) == 3  # idle, held and detached
 
-    def act() -> int:
-        if hookless:
-            use(engine)
-        return len(sockets() & parents)
-
-    left: int = in_child(act, hookless=hookless)
+    left = [
+        in_child(lambda: len(sockets() & parents)),
+        in_child(lambda: [use(engine), len(sockets() & parents)][1], hookless=True),
+    ]
     assert sockets() - before == parents
     return left
 
 
-@FORKS
-def test_a_child_does_not_keep_its_parents_sockets(
-    hookless: bool,  # noqa: FBT001 - a parameter of the table
-    database_url: str,
-    play: Play,
-) -> None:
-    assert play(sockets_left_in_a_child, "PidPool", database_url, hookless=hookless) == 0
+def test_a_child_does_not_keep_its_parents_sockets(database_url: str, play: Play) -> None:
+    assert play(sockets_left_in_children, "PidPool", database_url) == [0, 0]
 
 
 def test_with_queue_pool_a_child_keeps_them(postgresql: Address, play: Play) -> None:
-    assert play(sockets_left_in_a_child, "QueuePool", postgresql.url("psycopg")) == 3
+    assert play(sockets_left_in_children, "QueuePool", postgresql.url("psycopg"))[0] == 3
 
 
 # A storm
@@ -411,12 +397,12 @@ def storm(url: str, forks: int) -> dict[str, Any]:
     engine = engine_of("PidPool", url, pool_size=10)
     sessions = sorted(fill(engine, 10))
     children = [in_child(lambda: use(engine)) for _ in range(10)]  # until then Python warms up
-    descriptors, memory = len(os.listdir("/proc/self/fd")), resident_kilobytes()
+    descriptors, memory = len(list(DESCRIPTORS.iterdir())), resident_kilobytes()
     children += [in_child(lambda: use(engine)) for _ in range(forks - 10)]
     return {
         "same sessions": sorted(fill(engine, 10)) == sessions,
         "children with sessions of their own": len(set(children) - set(sessions)),
-        "more descriptors": len(os.listdir("/proc/self/fd")) - descriptors,
+        "more descriptors": len(list(DESCRIPTORS.iterdir())) - descriptors,
         "more kilobytes": resident_kilobytes() - memory,
     }
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import pickle
 import re
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from tests.pool.conftest import Play
+    from tests.pool.forking import Leave
     from tests.servers import Address
 
 POOLS = pytest.mark.parametrize("pool_name", ["PidPool", "PidNullPool"])
@@ -58,7 +61,7 @@ class Held:
             "raw attribute": lambda: self.raw.autocommit,
             "raw dbapi_connection": lambda: self.raw.dbapi_connection,
             "raw driver_connection": lambda: self.raw.driver_connection,
-            "raw of a connection": lambda: self.begun.connection.cursor(),
+            "raw of a connection": lambda: self.begun.connection.cursor().execute("SELECT 1"),
             "detached cursor": self.detached.cursor,
             "detached commit": self.detached.commit,
         }
@@ -86,8 +89,8 @@ class Held:
 # Loud
 
 
-def findings(pool_name: str, url: str, *, hookless: bool = False) -> dict[str, Any]:
-    """Try every use in a child; return what was raised, and the two PIDs."""
+def findings(pool_name: str, url: str) -> list[dict[str, Any]]:
+    """Try every use in a child, after either kind of fork; return what was raised, and the two PIDs."""
     engine = engine_of(pool_name, url)
     held = Held(engine)
     sessions = [session_id(held.begun), session_id(held.session)]
@@ -108,7 +111,7 @@ def findings(pool_name: str, url: str, *, hookless: bool = False) -> dict[str, A
                 answer[name] = "nothing was raised"
         return {"pids": [os.getppid(), os.getpid()], "answer": answer}
 
-    found: dict[str, Any] = in_child(act, hookless=hookless)
+    found = [in_child(act), in_child(act, hookless=True)]
     assert [session_id(held.begun), session_id(held.session)] == sessions
     held.begun.commit()
     held.session.commit()
@@ -116,27 +119,20 @@ def findings(pool_name: str, url: str, *, hookless: bool = False) -> dict[str, A
     return found
 
 
-def judge(found: dict[str, Any]) -> None:
-    owner, user = found["pids"]
-    for name, answer in found["answer"].items():
-        assert isinstance(answer, list), f"{name}: {answer}"
-        is_ours, is_wrapped, message, right_pids = answer
-        assert is_ours, f"{name}: {message}"
-        assert not is_wrapped, name
-        assert right_pids, name
-        assert f"checked out in pid {owner} and used in pid {user}" in message, name
-        assert "Check out a new connection after fork" in message, name
-
-
 @POOLS
 def test_using_an_inherited_connection_is_refused_with_both_pids_and_a_remedy(
     pool_name: str, database_url: str, play: Play
 ) -> None:
-    judge(play(findings, pool_name, database_url))
-
-
-def test_it_is_refused_after_a_fork_that_ran_no_hook(database_url: str, play: Play) -> None:
-    judge(play(findings, "PidPool", database_url, hookless=True))
+    for found in play(findings, pool_name, database_url):
+        owner, user = found["pids"]
+        for name, answer in found["answer"].items():
+            assert isinstance(answer, list), f"{name}: {answer}"
+            is_ours, is_wrapped, message, right_pids = answer
+            assert is_ours, f"{name}: {message}"
+            assert not is_wrapped, name
+            assert right_pids, name
+            assert f"checked out in pid {owner} and used in pid {user}" in message, name
+            assert "Check out a new connection after fork" in message, name
 
 
 @pytest.mark.parametrize("driver", ["psycopg", "pymysql"])
@@ -154,13 +150,13 @@ def queue_pools_answer(url: str) -> str:
 # Quiet
 
 
-def complaints(pool_name: str, url: str, *, hookless: bool = False, used_before: bool = False) -> dict[str, str]:
-    """Give back, in a child, whatever is held; return what was raised. The child's own pool must work, too."""
+def complaints(pool_name: str, url: str) -> list[dict[str, str]]:
+    """Give back, in children, whatever is held; return what was raised. The child's own pool must work, too."""
     engine = engine_of(pool_name, url)
     held = Held(engine)
     sessions = [session_id(held.begun), session_id(held.session)]
 
-    def act() -> dict[str, str]:
+    def act(*, used_before: bool) -> dict[str, str]:
         if used_before:
             for action in held.uses().values():
                 assert raised(action) == "InheritedConnectionError"
@@ -170,49 +166,41 @@ def complaints(pool_name: str, url: str, *, hookless: bool = False, used_before:
         found["dispose"] = raised(engine.dispose)
         return {name: error for name, error in found.items() if error}
 
-    found: dict[str, str] = in_child(act, hookless=hookless)
+    ways = itertools.product([False, True], repeat=2)
+    found = [in_child(partial(act, used_before=used), hookless=hookless) for used, hookless in ways]
     assert [session_id(held.begun), session_id(held.session)] == sessions
     return found
 
 
 @POOLS
-@pytest.mark.parametrize("used_before", [False, True], ids=["unused", "after errors"])
-def test_giving_back_an_inherited_connection_is_quiet(
-    pool_name: str,
-    used_before: bool,  # noqa: FBT001 - a parameter of the table
-    database_url: str,
-    play: Play,
-) -> None:
-    assert play(complaints, pool_name, database_url, used_before=used_before) == {}
+def test_giving_back_an_inherited_connection_is_quiet(pool_name: str, database_url: str, play: Play) -> None:
+    assert play(complaints, pool_name, database_url) == [{}] * 4
 
 
-def test_giving_back_is_quiet_after_a_fork_that_ran_no_hook(database_url: str, play: Play) -> None:
-    assert play(complaints, "PidPool", database_url, hookless=True) == {}
-
-
-def rows_after_a_child_left_the_block(pool_name: str, url: str, leave: Any) -> int:  # noqa: ANN401 - Leave
-    """A child unwinds `with engine.begin()`; then the parent commits and counts its rows."""
+def rows_after_children_left_the_block(pool_name: str, url: str) -> list[int]:
+    """Children unwind `with engine.begin()`; then the parent commits. Return how many rows are stored each time."""
     engine = engine_of(pool_name, url)
-    with engine.begin() as connection:
-        connection.execute(text("DROP TABLE IF EXISTS ledger"))
-        connection.execute(text("CREATE TABLE ledger (n int)"))
-    with engine.begin() as connection:
-        connection.execute(text("INSERT INTO ledger VALUES (1)"))
-        in_child(lambda: None, leave=leave)
-    with engine.connect() as connection:
-        return int(connection.execute(text("SELECT count(*) FROM ledger")).scalar_one())
+    found = []
+    leaves: list[Leave] = ["sys.exit", "exception"]
+    for leave in leaves:
+        with engine.begin() as connection:
+            connection.execute(text("DROP TABLE IF EXISTS ledger"))
+            connection.execute(text("CREATE TABLE ledger (n int)"))
+        with engine.begin() as connection:
+            connection.execute(text("INSERT INTO ledger VALUES (1)"))
+            in_child(lambda: None, leave=leave)
+        with engine.connect() as connection:
+            found.append(int(connection.execute(text("SELECT count(*) FROM ledger")).scalar_one()))
+    return found
 
 
-@pytest.mark.parametrize("leave", ["sys.exit", "exception"])
 @POOLS
-def test_the_owners_transaction_outlives_a_child_that_unwinds_it(
-    pool_name: str, leave: str, database_url: str, play: Play
-) -> None:
-    assert play(rows_after_a_child_left_the_block, pool_name, database_url, leave) == 1
+def test_the_owners_transaction_outlives_children_that_unwind_it(pool_name: str, database_url: str, play: Play) -> None:
+    assert play(rows_after_children_left_the_block, pool_name, database_url) == [1, 1]
 
 
 def test_with_queue_pool_the_owners_rows_are_lost(postgresql: Address, play: Play) -> None:
-    assert play(rows_after_a_child_left_the_block, "QueuePool", postgresql.url("psycopg"), "sys.exit") == 0
+    assert play(rows_after_children_left_the_block, "QueuePool", postgresql.url("psycopg")) == [0, 0]
 
 
 def state_in_child(url: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ Each story is played to SQLAlchemy's pool and to ours, and the two accounts are 
 from __future__ import annotations
 
 import gc
-
 import time
 import warnings
 from dataclasses import dataclass
@@ -16,13 +15,15 @@ import psycopg
 import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import DisconnectionError, InvalidatePoolError
-from sqlalchemy.pool import NullPool, Pool, QueuePool
+from sqlalchemy.pool import NullPool, QueuePool
 from sqlalchemy.pool.base import ConnectionPoolEntry, PoolProxiedConnection
 
 from pidpool import PidNullPool, PidPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from sqlalchemy.pool import Pool
 
     from tests.pool.conftest import Opener
 
@@ -128,7 +129,7 @@ def story(**options: Any) -> Callable[[Callable[[Scene], None]], Callable[[Scene
     return add
 
 
-# Stories: out and in
+# Out and in
 
 
 @story()
@@ -137,7 +138,9 @@ def checked_out_used_and_checked_in_twice(scene: Scene) -> None:
         connection = scene.connect()
         scene.counts()
         scene.note(connection.cursor().execute("SELECT 7").fetchone())
-        scene.note(connection.dbapi_connection, connection.driver_connection, connection.is_valid, connection.is_detached)
+        scene.note(
+            connection.dbapi_connection, connection.driver_connection, connection.is_valid, connection.is_detached
+        )
         connection.close()
         scene.note(connection.is_valid)
         scene.counts()
@@ -261,7 +264,7 @@ def a_finalize_callback(scene: Scene) -> None:
     connection.invalidate()
 
 
-# Stories: reset
+# Reset on return
 
 
 @story(reset_on_return="rollback")
@@ -338,7 +341,7 @@ def a_checkin_listener_fails(scene: Scene) -> None:
     scene.attempt(connection.close)
 
 
-# Stories: dropped
+# Broken, taken out, forgotten
 
 
 @story()
@@ -472,7 +475,7 @@ def recycled(scene: Scene) -> None:
     scene.counts()
 
 
-# Stories: trouble
+# Trouble
 
 
 @story()
@@ -614,7 +617,7 @@ PAIRS = pytest.mark.parametrize(
 
 @PAIRS
 @pytest.mark.parametrize(("act", "options"), STORIES)
-def test_a_story_goes_as_with_sqlalchemys_pool(  # noqa: PLR0913 - what is compared, and the fixtures it needs
+def test_a_story_goes_as_with_sqlalchemys_pool(  # noqa: PLR0913, PLR0917 - what is compared, and the fixtures it needs
     theirs: type[Pool],
     ours: type[Pool],
     act: Callable[[Scene], None],
@@ -629,7 +632,7 @@ def test_a_story_goes_as_with_sqlalchemys_pool(  # noqa: PLR0913 - what is compa
 
 @PAIRS
 @pytest.mark.parametrize(("act", "options"), STORIES)
-def test_a_story_is_logged_as_with_sqlalchemys_pool(  # noqa: PLR0913 - as above
+def test_a_story_is_logged_as_with_sqlalchemys_pool(  # noqa: PLR0913, PLR0917 - as above
     theirs: type[Pool],
     ours: type[Pool],
     act: Callable[[Scene], None],

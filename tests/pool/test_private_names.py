@@ -14,7 +14,7 @@ import sqlalchemy
 from sqlalchemy import event
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.event import attr as event_attr
-from sqlalchemy.pool import NullPool, Pool, QueuePool
+from sqlalchemy.pool import NullPool, QueuePool
 from sqlalchemy.pool import base as pool_base
 
 from pidpool import PidNullPool, PidPool
@@ -23,6 +23,8 @@ from pidpool.pool._record import Fairy, Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from sqlalchemy.pool import Pool
 
     from tests.pool.conftest import Opener
 
@@ -33,7 +35,7 @@ def owner_of(class_name: str) -> Any:  # noqa: ANN401 - whatever is there
 
 def names_of(owner: Any, pool: Pool, connection: Any) -> set[str]:  # noqa: ANN401 - SQLAlchemy's own classes
     """Return the attributes that the class has, and those of an instance of it."""
-    instances = [pool, connection, connection._connection_record, pool.dispatch.connect]  # type: ignore[attr-defined]
+    instances = [pool, connection, connection._connection_record, pool.dispatch.connect]
     found = set(dir(owner))
     for instance in instances:
         if isinstance(instance, owner):
@@ -177,21 +179,21 @@ def test_time_limits_are_off_by_default(opener: Opener) -> None:
 
 def test_a_record_keeps_its_time_and_its_callbacks(opener: Opener) -> None:
     with QueuePool(opener).connect() as connection:
-        record: Any = connection._connection_record  # type: ignore[attr-defined]
+        record: Any = connection._connection_record
         assert record.starttime > 0
         assert record._soft_invalidate_time == 0
         assert not record.finalize_callback
-        assert connection._pool is not None  # type: ignore[attr-defined]
-        assert connection._counter == 1  # type: ignore[attr-defined]
+        assert connection._pool is not None
+        assert connection._counter == 1
 
 
 def test_an_event_without_listeners_is_false_and_has_two_empty_lists(opener: Opener) -> None:
     pool = listened_to(opener)
-    assert not pool.dispatch.checkout  # type: ignore[attr-defined]
+    assert not pool.dispatch.checkout
     for name in ("checkout", "connect"):
-        found = getattr(pool.dispatch, name)  # type: ignore[attr-defined]
+        found = getattr(pool.dispatch, name)
         assert list(found.parent_listeners) == []
-    assert len(list(pool.dispatch.connect.listeners)) == 1  # type: ignore[attr-defined]
+    assert len(list(pool.dispatch.connect.listeners)) == 1
 
 
 def test_the_first_connect_runs_under_the_mutex_that_a_child_replaces(opener: Opener) -> None:
@@ -199,7 +201,7 @@ def test_the_first_connect_runs_under_the_mutex_that_a_child_replaces(opener: Op
     pool = QueuePool(opener)
 
     def listen(*_: object) -> None:
-        mutex = pool.dispatch.connect._exec_once_mutex  # type: ignore[attr-defined]
+        mutex = pool.dispatch.connect._exec_once_mutex
         held.append(not mutex.acquire(blocking=False))
 
     event.listen(pool, "connect", listen)
@@ -209,15 +211,15 @@ def test_the_first_connect_runs_under_the_mutex_that_a_child_replaces(opener: Op
 
 
 def test_the_stock_dialect_begins_with_nothing_and_rolls_back_by_the_driver(opener: Opener) -> None:
-    dialect = DefaultDialect()
+    dialect: Any = DefaultDialect()
     connection = opener()
     connection.execute("SELECT 1")
-    dialect.do_begin(connection)  # type: ignore[arg-type]
-    dialect.do_rollback(connection)  # type: ignore[arg-type]
+    dialect.do_begin(connection)
+    dialect.do_rollback(connection)
     assert connection.info.transaction_status.name == "IDLE"
 
 
 def test_a_plain_pool_has_a_stand_in_for_a_dialect(opener: Opener) -> None:
     stand_in = QueuePool(opener)._dialect
     assert isinstance(stand_in, _sqlalchemy._ConnDialect)
-    assert stand_in.get_driver_connection("driver") == "driver"  # type: ignore[arg-type]
+    assert stand_in.get_driver_connection("driver") == "driver"

@@ -298,22 +298,12 @@ class Crowd:
             self.rounds += 1
 
     def _round(self, number: int, dice: random.Random) -> None:
-        timeout = dice.choice([0, 0.0005, 0.002, PATIENCE])
-        found = self.queue.take(timeout)
+        found = self._take(number, dice)
         if found is None:
-            if timeout == PATIENCE:
-                self.failures.append("nobody served this thread")
             return
-        if isinstance(found, Slot):
-            if dice.random() < self.trouble:
-                raise ConnectionError  # drops the slot with the frame
-            found = Item(found)
-        if found.user is not None:
-            self.failures.append(f"threads {found.user} and {number} have the same item")
-        found.user = number
         if self.queue.capacity is not None and self.queue.open > self.queue.capacity:
             self.failures.append(f"{self.queue.open} open")
-        if dice.random() < 0.5:  # noqa: PLR2004
+        if dice.random() < 0.5:
             time.sleep(dice.random() / 2000)
         if found.user != number:
             self.failures.append(f"threads {found.user} and {number} have the same item")
@@ -323,6 +313,22 @@ class Crowd:
         surplus = self.queue.give(found)
         if surplus is not None:
             surplus.slot.give_back()
+
+    def _take(self, number: int, dice: random.Random) -> Item | None:
+        timeout = dice.choice([0, 0.0005, 0.002, PATIENCE])
+        found = self.queue.take(timeout)
+        if found is None:
+            if timeout == PATIENCE:
+                self.failures.append("nobody served this thread")
+            return None
+        if isinstance(found, Slot):
+            if dice.random() < self.trouble:
+                raise ConnectionError  # drops the slot with the frame
+            found = Item(found)
+        if found.user is not None:
+            self.failures.append(f"threads {found.user} and {number} have the same item")
+        found.user = number
+        return found
 
 
 @pytest.mark.parametrize("trouble", [0.0, 0.1], ids=["in peace", "with exceptions"])

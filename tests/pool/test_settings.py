@@ -149,9 +149,10 @@ def test_a_checkouts_repr_shows_its_state_and_no_password(
     other = pool.connect()
     other.detach()
     assert "detached" in repr(other)
-    for found in (connection, other, pool):
-        assert postgresql.password not in repr(found)
-        found.close() if found is not pool else pool.dispose()
+    assert postgresql.password not in f"{connection!r} {other!r} {pool!r}"
+    connection.close()
+    other.close()
+    pool.dispose()
     assert "closed" in repr(connection)
 
 
@@ -250,15 +251,17 @@ def test_an_isolation_level_lasts_for_one_checkout(
     with engine.connect() as connection:
         session = connection.scalar(text("SELECT pg_backend_pid()"))
         connection.rollback()
-        connection = connection.execution_options(isolation_level="SERIALIZABLE")
-        assert connection.scalar(text("SHOW transaction_isolation")) == "serializable"
+        strict = connection.execution_options(isolation_level="SERIALIZABLE")
+        assert strict.scalar(text("SHOW transaction_isolation")) == "serializable"
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT pg_backend_pid()")) == session
         assert connection.scalar(text("SHOW transaction_isolation")) == "read committed"
 
 
 @OURS
-def test_engine_session_and_raw_connection_work(pool_class: type[Pool], database_url: str, engines: list[Engine]) -> None:
+def test_engine_session_and_raw_connection_work(
+    pool_class: type[Pool], database_url: str, engines: list[Engine]
+) -> None:
     engine = create_engine(database_url, poolclass=pool_class)
     engines.append(engine)
     with engine.begin() as connection:
@@ -270,7 +273,7 @@ def test_engine_session_and_raw_connection_work(pool_class: type[Pool], database
     with Session(engine) as session:
         assert session.execute(text("SELECT 7")).scalar_one() == 7
         session.commit()
-    raw = engine.raw_connection()
+    raw: Any = engine.raw_connection()
     cursor = raw.cursor()
     cursor.execute("SELECT 7")
     assert cursor.fetchone()[0] == 7
@@ -282,13 +285,13 @@ def test_engine_session_and_raw_connection_work(pool_class: type[Pool], database
 def test_a_creator_may_take_the_connection_record(pool_class: type[QueuePool], opener: Opener) -> None:
     records: list[object] = []
 
-    def creator(connection_record: object) -> object:
+    def creator(connection_record: object) -> Any:  # noqa: ANN401 - as Opener
         records.append(connection_record)
         return opener()
 
     pool = pool_class(creator)
-    connection = pool.connect()
-    assert records == [connection._connection_record]  # type: ignore[attr-defined]
+    connection: Any = pool.connect()
+    assert records == [connection._connection_record]
     connection.close()
     pool.dispose()
 
@@ -344,7 +347,7 @@ class CountingDialect(PGDialect_psycopg):
 
     def do_rollback(self, dbapi_connection: Any) -> None:  # noqa: ANN401 - SQLAlchemy's signature
         type(self).rollbacks += 1
-        super().do_rollback(dbapi_connection)
+        dbapi_connection.rollback()
 
 
 registry.register("postgresql.counting", __name__, "CountingDialect")
@@ -370,13 +373,14 @@ def test_reset_goes_through_a_rollback_that_replaced_the_dialects(
     engine = create_engine(url, poolclass=pool_class)
     engines.append(engine)
     engine.raw_connection().close()  # the dialect rolls back, too, when it asks the server about itself
-    plain = engine.dialect.do_rollback
+    dialect: Any = engine.dialect
+    plain = dialect.do_rollback
 
     def do_rollback(connection: Any) -> None:  # noqa: ANN401 - SQLAlchemy's signature
         rollbacks.append(connection)
         plain(connection)
 
-    engine.dialect.do_rollback = do_rollback  # type: ignore[method-assign]
+    dialect.do_rollback = do_rollback
     engine.raw_connection().close()
     assert len(rollbacks) == 1
 
@@ -397,7 +401,7 @@ def test_no_rollback_is_sent_in_autocommit_if_that_is_asked_for(
     engines.append(engine)
     counts = []
     for _ in range(3):
-        raw = engine.raw_connection()
+        raw: Any = engine.raw_connection()
         cursor = raw.cursor()
         cursor.execute("SHOW SESSION STATUS LIKE 'Com_rollback'")
         counts.append(int(cursor.fetchone()[1]))

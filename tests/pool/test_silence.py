@@ -6,6 +6,7 @@ A recording proxy stands before the server; the parent is silent while a child l
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -193,15 +194,16 @@ ACTS: tuple[tuple[Callable[[Scene], None], Leave], ...] = (
 )
 
 
-def noise_of_children(pool_name: str, url: str, *, hookless: bool = False) -> list[str]:
-    """Let a child do each of the acts to one parent, and return what could be heard; the parent must be unharmed."""
+def noise_of_children(pool_name: str, url: str) -> list[str]:
+    """Let children of either kind of fork do each of the acts to one parent; return what could be heard."""
     heard = []
     with wire(url) as (through, proxy):
         scene = Scene(pool_name, through)
-        for act, leave in ACTS:
+        for hookless, (act, leave) in itertools.product([False, True], ACTS):
             before = proxy.snapshot()
             in_child(partial(act, scene), leave=leave, hookless=hookless)
-            heard += [f"{act.__name__}, {leave}: {sound}" for sound in noise(before, proxy.snapshot())]
+            how = f"{act.__name__}, {leave}, {'hookless' if hookless else 'fork'}"
+            heard += [f"{how}: {sound}" for sound in noise(before, proxy.snapshot())]
         scene.check()
     return heard
 
@@ -215,12 +217,12 @@ def test_children_are_silent_over_tls(tls_url: str, play: Play) -> None:
     assert play(noise_of_children, "PidPool", tls_url) == []
 
 
-def test_children_of_a_fork_that_runs_no_hook_are_silent(database_url: str, play: Play) -> None:
-    assert play(noise_of_children, "PidPool", database_url, hookless=True) == []
-
-
 def noise_of_one_child(
-    pool_name: str, url: str, name: str, leave: Leave, **options: Any  # noqa: ANN401 - create_engine's own
+    pool_name: str,
+    url: str,
+    name: str,
+    leave: Leave,
+    **options: Any,  # noqa: ANN401 - create_engine's own
 ) -> list[str]:
     """Let a child do one of the acts to a parent with an idle and a held connection, whatever comes of it."""
     with wire(url) as (through, proxy):
