@@ -11,6 +11,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+# Not lazily: a process is known as the parent only if this was loaded before it forked.
+from pidpool import _fork as _fork
+
 __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:

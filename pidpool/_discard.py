@@ -81,6 +81,7 @@ class _DeadEnd:
 
 _dead_end: Final = _DeadEnd()
 _dead_end.keep_open()
+drivers.load()  # now, because a child at its descriptor limit cannot read their files
 
 #: What this process discarded. Its finalizers never run, not even when the interpreter exits and empties every module:
 #: the list itself has a reference that nobody drops.
@@ -93,21 +94,22 @@ except (ImportError, AttributeError):  # an interpreter without CPython's C API
     pass
 
 
-def _release(connection: object, driver: drivers.Driver, expected: _Identity | None) -> None:
+def _release(connection: object, driver: drivers.Driver | None, expected: _Identity | None) -> None:
     """Give up this process's copy of ``connection``.
 
     Args:
         connection: a connection that this process does not own.
-        driver: how to find its descriptor.
+        driver: how to find its descriptor; None to look it up.
         expected: the socket that the owner noted at connect; None if it was never noted.
 
     """
     # Nothing is lost by keeping the object: the child has its memory anyway. And nothing is said by its finalizer,
     # neither to the server nor, as a ResourceWarning about an unclosed connection, to the user.
     _pinned.append(connection)
-    if driver.fileno is None:
-        return
     try:
+        driver = driver or drivers.of(connection)  # may read entry points, and warn, where warnings may be errors
+        if driver.fileno is None:
+            return
         descriptor = driver.fileno(connection)
         status = os.fstat(descriptor)
         if stat.S_ISSOCK(status.st_mode) and expected in (None, (status.st_dev, status.st_ino)) and _dead_end.usable():
@@ -213,4 +215,4 @@ def discard(connection: Any, *, force: bool = False) -> None:  # noqa: ANN401 - 
             return
     if here.number == 0 and not force:
         raise DiscardRefusedError(here.pid)
-    _release(connection, drivers.of(connection), None)
+    _release(connection, None, None)

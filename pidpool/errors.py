@@ -46,8 +46,8 @@ class DiscardRefusedError(PidPoolError):
         self.owner = owner
         super().__init__(
             f"pid {owner} opened this connection and owns it; discarding it here would leave its session, "
-            "transaction and locks behind on the server. Call close() instead, or discard(connection, force=True) if "
-            "another process has taken the connection over."
+            "transaction and locks behind on the server. Call close() instead; or discard(connection, force=True) if "
+            "another process owns it after all, because this one imported pidpool only after it was forked."
         )
 
     def __reduce__(self) -> tuple[type[DiscardRefusedError], tuple[int]]:

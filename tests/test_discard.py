@@ -384,7 +384,6 @@ child(look, how=sys.argv[1])
     assert_quiet(run_script(PREPARED + source, how))
 
 
-@pytest.mark.xfail(reason="pidpool._fork loads in the child, and takes it for a process that was never forked")
 def test_a_child_that_is_the_first_to_use_a_name_of_pidpool_may_discard(run_script: RunScript) -> None:
     # Names load on first use: `import pidpool` at the top of a module must be enough to know the parent by.
     source = """
@@ -555,7 +554,7 @@ assert heard(ownership.connection) is None
     "filters",
     [
         "default",
-        pytest.param("error", marks=pytest.mark.xfail(reason="discard() asks for the driver before it pins")),
+        "error",
     ],
 )
 def test_a_warning_that_is_an_error_does_not_keep_a_child_from_discarding(run_script: RunScript, filters: str) -> None:

@@ -1,7 +1,7 @@
 """What pidpool must know of a driver: where a connection keeps its descriptor. One small module per driver.
 
 A module here is named, in lower case, for the top-level package that the driver's connection class comes from, and
-defines ``DRIVER``. Nobody imports it until a connection of that driver is opened, and it never imports the driver.
+defines ``DRIVER``. It never imports the driver.
 
 A third party adds a driver through the entry-point group ``pidpool.drivers``. The entry point's name is the top-level
 package of the connection class, its value an instance of ``Driver``::
@@ -20,7 +20,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.metadata
-import importlib.util
+import pkgutil
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -49,6 +49,19 @@ class Driver:
     silence: Callable[[Any], None] | None = None
 
 
+@functools.cache
+def _built_in() -> dict[str, Driver]:
+    return {
+        module.name: importlib.import_module(f"{__name__}.{module.name}").DRIVER
+        for module in pkgutil.iter_modules(__path__)
+    }
+
+
+def load() -> None:
+    """Import the modules in this package, so that looking a driver up needs no file."""
+    _built_in()
+
+
 def of(connection: object) -> Driver:
     """Return the driver of a connection; warn once about one that pidpool does not know."""
     connection_class: Any = type(connection)  # mypy takes object's metaclass for unhashable
@@ -69,11 +82,8 @@ def _of_class(connection_class: type[Any]) -> Driver:
     # Applications subclass drivers' connections: the class itself may live in a module of theirs.
     for ancestor in connection_class.__mro__:
         package = _package(ancestor)
-        name = f"{__name__}.{package.lower()}"
-        if package.isidentifier() and importlib.util.find_spec(name) is not None:
-            driver = importlib.import_module(name).DRIVER
-            assert isinstance(driver, Driver)  # noqa: S101 - one of the modules beside this one
-            return driver
+        if package.lower() in _built_in():
+            return _built_in()[package.lower()]
         for entry_point in importlib.metadata.entry_points(group="pidpool.drivers", name=package):
             driver = entry_point.load()
             if not isinstance(driver, Driver):

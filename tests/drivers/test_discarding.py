@@ -232,7 +232,6 @@ os.kill(survivor, signal.SIGKILL)
     assert_quiet(run_script(PREPARED + source, server))
 
 
-@pytest.mark.xfail(reason="discard() imports the driver's module, or reads entry points, in the child: both open files")
 def test_a_child_at_its_descriptor_limit_may_be_the_first_to_ask_for_the_driver(
     run_script: RunScript, plain_server: str
 ) -> None:
