@@ -303,7 +303,7 @@ class Child:
         if status is None:
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
-            raise Hang(f"the child hung {'while it was leaving' if answer else 'at its work'} ({self._limit:g} s)")
+            raise Hang(f"the child hung {'while it was leaving' if answer else 'at its work'} ({self._limit:.0f} s)")
         for kind in (Lost, Hang, Skip):
             if kind.__name__ in answer:
                 raise kind(answer[kind.__name__])
