@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy import Engine
+    from sqlalchemy.pool import ConnectionPoolEntry
 
     from tests.pool.conftest import Opener
     from tests.servers import Address
@@ -285,7 +286,7 @@ def test_engine_session_and_raw_connection_work(
 def test_a_creator_may_take_the_connection_record(pool_class: type[QueuePool], opener: Opener) -> None:
     records: list[object] = []
 
-    def creator(connection_record: object) -> Any:  # noqa: ANN401 - as Opener
+    def creator(connection_record: ConnectionPoolEntry) -> Any:  # noqa: ANN401 - as Opener
         records.append(connection_record)
         return opener()
 

@@ -213,6 +213,7 @@ def test_children_are_silent(pool_name: str, database_url: str, play: Play) -> N
     assert play(noise_of_children, pool_name, database_url) == []
 
 
+@pytest.mark.slow
 def test_children_are_silent_over_tls(tls_url: str, play: Play) -> None:
     assert play(noise_of_children, "PidPool", tls_url) == []
 
