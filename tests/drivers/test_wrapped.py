@@ -109,6 +109,25 @@ if os.getpid() != parent:
     assert_quiet(run_script(PREPARED + source, any_server, pool, way_out))
 
 
+@pytest.mark.parametrize("pool", ["QueuePool", "NullPool"])
+def test_a_discarded_connection_of_another_pool_reconnects_like_an_invalidated_one(
+    run_script: RunScript, any_server: str, pool: str
+) -> None:
+    source = """
+connection = engine.connect()
+owner.begin(connection)
+def live():
+    discard(connection)
+    assert connection.invalidated and not connection.closed
+    connection.rollback()
+    assert owner.session_id(connection) != owner.session
+with owner.silence():
+    child(live, leave="sys.exit")
+owner.finish(connection)
+"""
+    assert_quiet(run_script(PREPARED + source, any_server, pool))
+
+
 @each_pool
 def test_the_process_that_was_never_forked_is_refused(run_script: RunScript, any_server: str, pool: str) -> None:
     source = """
