@@ -222,4 +222,5 @@ def test_the_stock_dialect_begins_with_nothing_and_rolls_back_by_the_driver(open
 def test_a_plain_pool_has_a_stand_in_for_a_dialect(opener: Opener) -> None:
     stand_in: Any = QueuePool(opener)._dialect
     assert type(stand_in) is _sqlalchemy._ConnDialect
-    assert stand_in.get_driver_connection("driver") == "driver"
+    connection: Any = "driver"
+    assert stand_in.get_driver_connection(connection) is connection

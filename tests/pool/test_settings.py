@@ -286,8 +286,8 @@ def test_engine_session_and_raw_connection_work(
 def test_a_creator_may_take_the_connection_record(pool_class: type[QueuePool], opener: Opener) -> None:
     records: list[object] = []
 
-    def creator(connection_record: ConnectionPoolEntry) -> Any:  # noqa: ANN401 - as Opener
-        records.append(connection_record)
+    def creator(rec: ConnectionPoolEntry) -> Any:  # noqa: ANN401 - as Opener
+        records.append(rec)
         return opener()
 
     pool = pool_class(creator)
