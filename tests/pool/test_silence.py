@@ -338,4 +338,6 @@ def goodbyes_in_a_child(url: str) -> list[str]:
 
 
 def test_a_child_says_goodbye_to_its_own_connections(database_url: str, play: Play) -> None:
-    assert play(goodbyes_in_a_child, database_url).count("end of stream") == 2
+    heard = play(goodbyes_in_a_child, database_url)
+    assert heard.count("end of stream") == 2
+    assert len(heard) == 4  # each said something before that
