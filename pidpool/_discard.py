@@ -113,7 +113,11 @@ def _release(connection: object, driver: drivers.Driver | None, expected: _Ident
         descriptor = driver.fileno(connection)
         status = os.fstat(descriptor)
         if stat.S_ISSOCK(status.st_mode) and expected in (None, (status.st_dev, status.st_ino)) and _dead_end.usable():
-            os.dup2(_dead_end.descriptor, descriptor, inheritable=False)
+            try:
+                os.dup2(_dead_end.descriptor, descriptor, inheritable=False)
+            except OSError:
+                # The limit was lowered below the number. Then nothing else can get it, and it may simply be closed.
+                os.close(descriptor)
             if driver.silence is not None:
                 driver.silence(connection)
     except Exception:  # noqa: BLE001, S110 - the driver says that it is closed, in a way of its own; or the number is closed,

@@ -21,6 +21,7 @@ must be atomic is one operation on a dict.
 from __future__ import annotations
 
 import atexit
+import gc
 import mmap
 import os
 import sys
@@ -66,10 +67,10 @@ def _wiped_page() -> Page | None:
     """Make a page that the kernel wipes on fork, or return None where it has none."""
     if sys.platform != "linux":
         return None
-    page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     try:
+        page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         page.madvise(_MADV_WIPEONFORK)
-    except OSError:  # a kernel before 4.14
+    except OSError:  # a kernel before 4.14; or no memory, in a child that must get by without
         return None
     page[0] = 1
     return page
@@ -194,7 +195,15 @@ def _at_exit() -> None:
     current()
 
 
+def _before_collection(phase: str, _info: dict[str, int]) -> None:
+    # The garbage collector runs the finalizers of a cycle in any order: a driver's before ours. So ask before it
+    # starts, for the child of a C-level fork; elsewhere the page is alive, and this is all it costs.
+    if phase == "start" and not _current.page[0]:
+        current()
+
+
 if hasattr(os, "register_at_fork"):
     # Cheap on purpose: subprocess with preexec_fn runs it in a child that only wants to exec.
     os.register_at_fork(after_in_child=_after_fork_in_child)
     atexit.register(_at_exit)
+    gc.callbacks.append(_before_collection)
