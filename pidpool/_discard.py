@@ -172,10 +172,6 @@ class Ownership:
 
     after_fork = discard
 
-    def renewed(self) -> Ownership:
-        """Return another for the same connection: the ``__del__`` of this one may have run in a garbage cycle."""
-        return Ownership(self.connection)
-
     def __del__(self) -> None:
         if not self._discarded and not self.generation.page[0]:
             self.discard()

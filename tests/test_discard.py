@@ -240,7 +240,7 @@ def lower_and_leave():
     ownership.discard()
     assert not os.path.exists(f"/proc/self/fd/{connection.fileno()}")
     try:
-        connection.send(b"goodbye")
+        connection.close()
     except OSError:
         pass
     del connection, ownership, owned

@@ -40,6 +40,7 @@ class _DialectAttribute:
 
     def __set__(self, pool: ForkSafePool, dialect: Any) -> None:  # noqa: ANN401 - a Dialect, or a plain pool's stand-in
         pool.__dict__["_dialect"] = dialect
+        pool._dialect_attributes = getattr(dialect, "__dict__", {})
         pool._resets_plainly = pool._reset_on_return is reset_rollback and rolls_back_plainly(dialect)
         guard_begin(dialect, _refuse_to_begin)
 
@@ -50,7 +51,7 @@ class Life:
     What every checkout and checkin looks at is here, in slots: an attribute of the pool itself costs twice as much.
     """
 
-    __slots__ = ("careful", "dispatch", "generation", "heir", "page", "pid", "pop_idle", "queue")
+    __slots__ = ("careful", "dispatch", "generation", "heir", "out", "page", "pid", "pop_idle", "queue")
 
     #: The generation's, for one step less.
     page: _fork.Page
@@ -59,6 +60,9 @@ class Life:
     pop_idle: Callable[[], Record]
     #: The pool's events.
     dispatch: Any
+    #: The records that are checked out. It keeps them out of the garbage when somebody forgets a fairy in a cycle: the
+    #: garbage collector would finalize the driver's connection in the same pass, in whatever order.
+    out: set[Record]
     #: Whether a checkout must look at an idle connection's age: with ``recycle`` or ``pre_ping``, and once the pool has
     #: been invalidated.
     careful: bool
@@ -72,6 +76,7 @@ class Life:
         self.queue = queue
         self.pop_idle = queue.pop_idle
         self.dispatch = pool.dispatch
+        self.out = set()
         self.careful = pool._recycle > -1 or pool._pre_ping
         self.heir = {}
 
@@ -89,6 +94,8 @@ class ForkSafePool(Pool):
     _discarded_at_fork: int
     #: Whether reset on return is nothing but the driver's own ``rollback()``, unless somebody listens.
     _resets_plainly: bool
+    #: What the dialect has of its own, beside its class.
+    _dialect_attributes: dict[str, Any]
     _dialect = _DialectAttribute()
     _timeout: float
 
@@ -201,7 +208,7 @@ class ForkSafePool(Pool):
             life = self._after_fork()
         while True:
             try:
-                record = life.queue.idle.popleft()
+                record = life.pop_idle()
             except IndexError:
                 break
             record.retire()

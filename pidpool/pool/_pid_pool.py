@@ -34,6 +34,9 @@ class PidPool(ForkSafePool, QueuePool):
 
     """
 
+    # Below SQLAlchemy's own, so that logging.getLogger("sqlalchemy.pool") reaches it, as its manual says.
+    _sqla_logger_namespace = "sqlalchemy.pool.PidPool"
+
     def __init__(
         self,
         creator: Callable[..., Any],
@@ -106,6 +109,8 @@ class PidNullPool(ForkSafePool, NullPool):
         **options: those of ``sqlalchemy.pool.Pool``.
 
     """
+
+    _sqla_logger_namespace = "sqlalchemy.pool.PidNullPool"
 
     def __init__(self, creator: Callable[..., Any], **options: Any) -> None:  # noqa: ANN401 - Pool's own
         super().__init__(creator, **options)

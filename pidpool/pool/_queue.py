@@ -51,18 +51,6 @@ class Slot:
             self._queue._taken.discard(id(self))
             self._queue._slot_is_free(self)
 
-    def renew(self) -> Slot | None:
-        """Return a slot in place of this one, whose ``__del__`` may have run: None if somebody else has it by now.
-
-        When the garbage collector finds a cycle it runs all finalizers in it, and then one of them may have given the
-        record, and this slot with it, back to the pool.
-        """
-        if not self._taken:
-            return self._queue._take_slot()
-        self._taken = False
-        self._queue._taken.discard(id(self))
-        return Slot(self._queue, taken=True)
-
     def __del__(self) -> None:
         # Dropped with an exception's traceback, or by an interrupt between two steps. Python calls __del__ only once
         # for an object, so a fresh slot takes this one's place.

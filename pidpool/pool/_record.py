@@ -30,6 +30,7 @@ class _NotWrappedError(InheritedConnectionError, DontWrapMixin):
 
 
 # People catch, log and read the public name.
+_NotWrappedError.__name__ = InheritedConnectionError.__name__
 _NotWrappedError.__qualname__ = InheritedConnectionError.__qualname__
 _NotWrappedError.__module__ = InheritedConnectionError.__module__
 
@@ -73,6 +74,7 @@ class Record(_ConnectionRecord):
         if self.holder == 0 and _fairy_was_created:
             return super().checkin(_fairy_was_created)  # warns about the second checkin
         self.holder = 0
+        self.life.out.discard(self)
         callbacks = self.finalize_callback
         while callbacks:
             callback = callbacks.pop()
@@ -112,23 +114,6 @@ class Record(_ConnectionRecord):
         self.ready = True
         return connection
 
-    def renew(self) -> bool:
-        """Make good what the garbage collector may have finalized before it turned out that this record lives on.
-
-        Returns:
-            Whether it does. If somebody else was given its slot, it is closed, to stay within the pool's size.
-
-        """
-        if self.ownership is not None:
-            self.ownership = self.ownership.renewed()
-        slot = self._slot.renew()
-        if slot is None:
-            self.holder = 0
-            self.close()
-            return False
-        self._slot = slot
-        return True
-
     def retire(self) -> None:
         """Close the connection, and make room for another."""
         try:
@@ -162,6 +147,7 @@ class Fairy(_ConnectionFairy):
         self._connection_record = record
         self._echo = echo
         record.holder = id(self)
+        life.out.add(record)
 
     def __del__(self) -> None:
         record: Any = self._connection_record
@@ -169,7 +155,7 @@ class Fairy(_ConnectionFairy):
             return  # given back, or detached
         if not self._life.page[0]:
             _fork.current()
-        elif record.holder == id(self) and record.renew():  # forgotten
+        elif record.holder == id(self):  # forgotten
             self._connection = record.dbapi_connection  # None if the record was invalidated behind our back
             self._checkin()
 
@@ -267,7 +253,13 @@ class Fairy(_ConnectionFairy):
                 pool.logger.debug("Connection %r being returned to pool", connection)
             try:
                 events = self._life.dispatch.reset
-                if self._echo or not pool._resets_plainly or events.listeners or events.parent_listeners:
+                if (
+                    self._echo
+                    or not pool._resets_plainly
+                    or "do_rollback" in pool._dialect_attributes  # replaced on the instance
+                    or events.listeners
+                    or events.parent_listeners
+                ):
                     self._reset(pool, transaction_was_reset, terminate_only=False, asyncio_safe=True)
                 elif not transaction_was_reset:
                     connection.rollback()
@@ -318,6 +310,7 @@ class Fairy(_ConnectionFairy):
             _fork.current()
             return
         record.holder = 0
+        self._life.out.discard(record)
         self._ownership = record.ownership
         record.dbapi_connection = record.ownership = None
         record.ready = False

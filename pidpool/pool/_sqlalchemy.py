@@ -79,7 +79,7 @@ PRIVATE_ATTRIBUTES: Final = {
 
 def rolls_back_plainly(dialect: Any) -> bool:  # noqa: ANN401 - a Dialect, or the stand-in of a plain DB-API pool
     """Tell whether the dialect's ``do_rollback`` is the stock one, which only calls the connection's ``rollback``."""
-    if "do_rollback" in getattr(dialect, "__dict__", ()):  # replaced on the instance
+    if getattr(dialect, "skip_autocommit_rollback", False):  # since 2.0.43; the stock one looks at the connection then
         return False
     return type(dialect).do_rollback in (DefaultDialect.do_rollback, _ConnDialect.do_rollback)
 

@@ -153,28 +153,6 @@ def test_a_slot_dropped_in_a_cycle_is_not_lost() -> None:
     assert isinstance(queue.take(0), Slot)
 
 
-def test_a_slot_whose_finalizer_ran_early_is_renewed_if_it_is_still_free() -> None:
-    queue: Queue[Item] = Queue(1, 1)
-    slot = queue.take(0)
-    assert isinstance(slot, Slot)
-    slot.__del__()
-    assert queue.open == 0
-    renewed = slot.renew()
-    assert isinstance(renewed, Slot)
-    assert (queue.open, queue.take(0)) == (1, None)
-
-
-def test_a_slot_whose_finalizer_ran_early_is_not_renewed_if_another_has_it_now() -> None:
-    queue: Queue[Item] = Queue(1, 1)
-    slot = queue.take(0)
-    assert isinstance(slot, Slot)
-    slot.__del__()
-    other = queue.take(0)
-    assert isinstance(other, Slot)
-    assert slot.renew() is None
-    assert queue.open == 1
-
-
 # The line
 
 
