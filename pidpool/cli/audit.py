@@ -55,9 +55,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     help="Tell a hazard's story, what to do, and the code that provokes it; and end.",
 )
 @click.option("--json", "json_file", type=_FILE, metavar="FILE", help="Write the results for programs.")
-@click.option(
-    "--markdown", "markdown_file", type=_FILE, metavar="FILE", help="Write the matrix for a README."
-)
+@click.option("--markdown", "markdown_file", type=_FILE, metavar="FILE", help="Write the matrix for a README.")
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),

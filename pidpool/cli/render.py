@@ -166,9 +166,7 @@ class _Lines:
     def advance(self, verdict: Verdict) -> None:
         self._done += 1
         place = f"[{self._done}/{self._total}] {verdict.hazard}, {verdict.subject}"
-        self._console.print(
-            Text(f"{place}: {WORDS[verdict.outcome]} ({verdict.seconds:.1f} s)"), soft_wrap=True
-        )
+        self._console.print(Text(f"{place}: {WORDS[verdict.outcome]} ({verdict.seconds:.1f} s)"), soft_wrap=True)
 
 
 ProgressDisplay = _Bar | _Lines
@@ -180,9 +178,7 @@ def _console(stream: TextIO) -> Console:
     NO_COLOR turns off bold and dim as well: whoever sets it wants text, and rich would leave those in.
     """
     plain = bool(os.environ.get("NO_COLOR"))
-    console = Console(
-        file=stream, color_system=None if plain else "auto", highlight=False, markup=False, emoji=False
-    )
+    console = Console(file=stream, color_system=None if plain else "auto", highlight=False, markup=False, emoji=False)
     if not stream.isatty() or console.is_dumb_terminal:
         console.width = _UNLIMITED_WIDTH  # No table is cut or folded for a reader without columns.
     return console

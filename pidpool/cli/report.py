@@ -172,9 +172,7 @@ class Report:
             "safe": self.is_safe and self.is_proven and not self.interrupted,
             "seconds": round(self.seconds, 3),
             "settings": asdict(self.settings),
-            "hazards": {
-                hazard.name: {"title": hazard.title, "promise": hazard.promise} for hazard in self.hazards
-            },
+            "hazards": {hazard.name: {"title": hazard.title, "promise": hazard.promise} for hazard in self.hazards},
             "verdicts": [
                 {
                     "hazard": verdict.hazard,
