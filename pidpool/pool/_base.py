@@ -235,11 +235,11 @@ class ForkSafePool(Pool):
         size = queue.keep or 0
         limit = self._upkeep.max_waiting
         refused = limit is not None and waited < self._timeout and queue.waiting >= limit
+        why = f"refused because of max_waiting {limit}" if refused else "connection timed out"
         return (
-            f"{type(self).__name__} limit of size {size} overflow {(queue.capacity or 0) - size} reached, "
-            + (f"refused because of max_waiting {limit}, " if refused else "connection timed out, ")
-            + f"timeout {self._timeout:0.2f}: {queue.open} of {queue.capacity} connections are out, {queue.waiting} other "
-            f"threads wait, waited {waited:0.3f} s. Close connections sooner, or raise pool_size or max_overflow"
+            f"{type(self).__name__} limit of size {size} overflow {(queue.capacity or 0) - size} reached, {why}, timeout "
+            f"{self._timeout:0.2f}: {queue.open} of {queue.capacity} connections are out, {queue.waiting} other threads "
+            f"wait, waited {waited:0.3f} s. Close connections sooner, or raise pool_size or max_overflow"
         )
 
     # -- checkin -------------------------------------------------------------------------------------------------

@@ -39,8 +39,8 @@ class PidPool(ForkSafePool, QueuePool):
             (seconds); None for never, which costs nothing. Noticed at the next checkout, checkin or ``stats()``.
         recycle_jitter: recycle a connection by up to this fraction of ``recycle`` early, each by a fraction of its own.
         pre_ping_idle: with ``pre_ping``, trust the socket while a connection has been idle for less than this
-            (seconds): the server is asked only when the socket has something to read. That sees a server that hung up, not a
-            network that went silent. 0, the default, asks the server every time, as QueuePool does.
+            (seconds): the server is asked only when the socket has something to read. That sees a server that hung up,
+            not a network that went silent. 0, the default, asks the server every time, as QueuePool does.
         **options: those of ``sqlalchemy.pool.Pool``, such as ``recycle`` (seconds), ``pre_ping`` and
         ``reset_on_return``.
 

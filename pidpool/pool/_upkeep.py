@@ -47,8 +47,8 @@ class Upkeep:
 def has_something_to_say(descriptor: int) -> bool:
     """Tell whether the server has sent something unasked: in most cases, that it has hung up.
 
-    One system call, a fiftieth of a ping. It sees an orderly close, a reset and a NOTIFY (a reason for a real ping, not for
-    a verdict). It does not see a network that has gone silent.
+    One system call, a fiftieth of a ping. It sees an orderly close, a reset and a NOTIFY (a reason for a real ping, not
+    for a verdict). It does not see a network that has gone silent.
     """
     if not hasattr(select, "poll"):  # Windows
         return True
