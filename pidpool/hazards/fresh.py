@@ -6,6 +6,7 @@ however it ends.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import selectors
@@ -18,6 +19,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from typing_extensions import Self
 
 # The job comes through stdin: it contains a password, which neither arguments nor environment may show.
@@ -27,6 +30,7 @@ _BOOTSTRAP = (
     "from {module} import work; work(**job)"
 )
 _TICK = 0.25
+_PR_SET_PDEATHSIG = 1
 
 _running: set[int] = set()  # Process groups under way; guarded by _lock.
 _stopped = False  # Set once by stop(): nothing is started any more; guarded by _lock.
@@ -138,3 +142,22 @@ def stop() -> None:
         _stopped = True
         for group in _running:
             os.killpg(group, signal.SIGKILL)
+
+
+def begin(channel: int) -> Callable[[dict[str, Any]], None]:
+    """Return the function that tells the starter something; to be called first thing in the fresh process.
+
+    Args:
+        channel: the descriptor that takes messages, one JSON object a line.
+    """
+    if sys.platform == "linux":
+        # Let the kernel end this process, should the one that started it be killed.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.set_inheritable(channel, False)  # noqa: FBT003 - its only parameter
+
+    def tell(message: dict[str, Any]) -> None:
+        unwritten = json.dumps(message).encode() + b"\n"
+        while unwritten:
+            unwritten = unwritten[os.write(channel, unwritten) :]
+
+    return tell
