@@ -43,9 +43,7 @@ class Condition:
 
     def is_met_by(self, change: Change) -> bool:
         """Return whether `change` is that bad, and no chance."""
-        return (
-            change.metric == self.metric and change.is_significant and change.after > change.before * self._factor
-        )
+        return change.metric == self.metric and change.is_significant and change.after > change.before * self._factor
 
     @property
     def _factor(self) -> float:

@@ -14,8 +14,7 @@ from sqlalchemy.engine.default import DefaultDialect
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from sqlalchemy.engine import URL as SQLAlchemyURL
-    from sqlalchemy.engine import Connection as SQLAlchemyConnection
+    from sqlalchemy import engine
 
 URL = "nothing://"
 
@@ -95,11 +94,11 @@ class Dialect(DefaultDialect):
         """Return this module."""
         return sys.modules[__name__]
 
-    def create_connect_args(self, url: SQLAlchemyURL) -> Any:  # noqa: ANN401, ARG002 - SQLAlchemy's signature
+    def create_connect_args(self, url: engine.URL) -> Any:  # noqa: ANN401, ARG002 - SQLAlchemy's signature
         """Return no arguments."""
         return (), {}
 
-    def initialize(self, connection: SQLAlchemyConnection) -> None:
+    def initialize(self, connection: engine.Connection) -> None:
         """Ask the server nothing about itself: there is none."""
 
 

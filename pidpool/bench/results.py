@@ -14,13 +14,13 @@ from sqlalchemy import make_url
 import pidpool
 from pidpool.bench.errors import ResultsError
 from pidpool.bench.figures import Spread
-from pidpool.bench.rounds import Load, Round
+from pidpool.bench.rounds import Load, Played, Round
 from pidpool.bench.workloads import WORKLOADS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pidpool.bench.runner import Plan, Played
+    from pidpool.bench.runner import Plan
     from pidpool.hazards import Target
 
 SCHEMA = "pidpool-bench/1"
@@ -147,8 +147,6 @@ class Results:
         Raises:
             ResultsError: `text` is not that.
         """
-        from pidpool.bench.runner import Played  # noqa: PLC0415 - reading a file starts no processes
-
         try:
             content = json.loads(text)
             schema = content["schema"]

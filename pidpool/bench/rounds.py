@@ -89,3 +89,14 @@ class Round:
     def from_json(cls, fields: dict[str, Any]) -> Round:
         """Return what `as_json` was made of."""
         return cls(**{**fields, "percentiles": tuple(fields.get("percentiles", ()))})
+
+
+@dataclass(frozen=True)
+class Played:
+    """A round, and whose it was."""
+
+    workload: str
+    pool: str
+    number: int
+    """From 0; rounds of the same number were played one after the other, so they can be compared."""
+    round: Round

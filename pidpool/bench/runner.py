@@ -7,13 +7,14 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from pidpool.bench.rounds import Load, Round
+from pidpool.bench.rounds import Played, Round
 from pidpool.bench.workloads import CHILD_SECONDS
 from pidpool.hazards.fresh import Died, FreshProcess, OutOfTime
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from pidpool.bench.rounds import Load
     from pidpool.bench.workloads import Workload
     from pidpool.hazards import Subject, Target
 
@@ -39,17 +40,6 @@ class Plan:
     def needs_server(self) -> bool:
         """Whether any of the workloads works on a database."""
         return any(workload.needs_server for workload in self.workloads)
-
-
-@dataclass(frozen=True)
-class Played:
-    """A round, and whose it was."""
-
-    workload: str
-    pool: str
-    number: int
-    """From 0; rounds of the same number were played one after the other, so they can be compared."""
-    round: Round
 
 
 def play(plan: Plan, target: Target | None) -> Generator[Played]:

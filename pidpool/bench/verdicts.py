@@ -26,7 +26,9 @@ def sentences(results: Results) -> list[str]:
         for other in others
     ]
     if not others:
-        said = [f"{workload}: {_alone(results.rounds(workload, first), first)}" for workload in results.settings.workloads]
+        said = [
+            f"{workload}: {_alone(results.rounds(workload, first), first)}" for workload in results.settings.workloads
+        ]
     if results.interrupted:
         total = len(results.settings.workloads) * len(results.settings.pools) * results.settings.rounds
         said.append(f"Interrupted: {len(results.played)} of {total} rounds were played.")
@@ -45,19 +47,16 @@ def counted(counts: dict[str, int]) -> str:
 
 def _sentence(results: Results, workload: str, pool: str, base: str) -> str:
     for name in (pool, base):
-        rounds = results.rounds(workload, name)
-        if not rounds:
-            return f"{name} had no turn."
-        harm = damage(rounds)
-        if harm:
-            return f"{name} did it wrong ({counted(harm)}), so its time does not count."
-        if not clean(rounds):
-            return f"{name} was skipped: {rounds[0].detail or 'it finished nothing'}."
+        if reason := _why_not(results.rounds(workload, name)):
+            return f"{name} {reason}."
     ratios = results.ratios(workload, pool, base)
     if not ratios:
         return f"{pool} and {base} have no round in common."
     spread = Spread.of(ratios)
     between = f"between {spread.low:.2f} and {spread.high:.2f} in half of the rounds"
+    shares = _fairness(results.rounds(workload, pool)), _fairness(results.rounds(workload, base))
+    if None not in shares:
+        between += f" (fairness {shares[0]:.2f} against {shares[1]:.2f})"
     if len(ratios) < FEWEST_ROUNDS:
         return (
             f"{pool} took {spread.median:.2f} of {base}'s time, {between}; {len(ratios)} rounds are too few to tell "
@@ -68,12 +67,24 @@ def _sentence(results: Results, workload: str, pool: str, base: str) -> str:
     return f"{pool} took {spread.median:.2f} of {base}'s time, {between}."
 
 
-def _alone(rounds: list[Round], pool: str) -> str:
+def _fairness(rounds: list[Round]) -> float | None:
+    shares = [played.fairness for played in rounds if played.fairness is not None]
+    return Spread.of(shares).median if shares else None
+
+
+def _why_not(rounds: list[Round]) -> str:
+    """Return why the times of a pool do not count; nothing if they do."""
+    if not rounds:
+        return "had no turn"
     if harm := damage(rounds):
-        return f"{pool} did it wrong ({counted(harm)}), so its time does not count."
+        return f"did it wrong ({counted(harm)}), so its time does not count"
     if not clean(rounds):
-        return f"{pool} was not measured{f': {rounds[0].detail}' if rounds else ''}."
-    return f"{pool} was compared with nothing; name a second pool."
+        return f"was skipped: {rounds[0].detail or 'it finished nothing'}"
+    return ""
+
+
+def _alone(rounds: list[Round], pool: str) -> str:
+    return f"{pool} {_why_not(rounds) or 'was compared with nothing: name a second pool'}."
 
 
 def _warnings(results: Results) -> Iterator[str]:
@@ -82,7 +93,7 @@ def _warnings(results: Results) -> Iterator[str]:
         # The bench is itself one process, with a server beside it.
         limit = settings.cores if when == "before" else settings.cores + 1
         if load is not None and load > limit:
-            yield f"load {load} on {settings.cores} cores {when} the run: the machine has other work, and figures suffer"
+            yield f"load {load} on {settings.cores} cores {when} the run: the machine has other work to do"
     for workload, pool, rounds in results.cells():
         times = [METRICS["time"](played) for played in clean(rounds)]
         width = Spread.of(times).width if times else 0.0

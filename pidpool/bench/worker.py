@@ -12,7 +12,9 @@ from pidpool.hazards.errors import Skip, summary
 from pidpool.hazards.fresh import begin
 
 
-def work(*, name: str, subject: str, url: str, session_id: str, load: dict[str, Any], channel: int) -> None:
+def work(  # noqa: PLR0913 - what a job consists of
+    *, name: str, subject: str, url: str, session_id: str, load: dict[str, Any], channel: int
+) -> None:
     """Play a round of the workload `name` and end the process.
 
     Args:

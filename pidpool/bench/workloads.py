@@ -18,12 +18,13 @@ from sqlalchemy import exc
 from pidpool.bench import nothing
 from pidpool.bench.errors import UnknownWorkload
 from pidpool.bench.figures import fairness, percentiles
-from pidpool.bench.rounds import Load, Round
+from pidpool.bench.rounds import Round
 from pidpool.hazards.errors import Skip, summary
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from pidpool.bench.rounds import Load
     from pidpool.hazards import Subject
 
 CHILD_SECONDS = 3.0
@@ -150,9 +151,7 @@ def contended(site: Site) -> Round:
     before = nothing.Connection.opened
     queuers = [_Queuer(pool.connect, load.hold) for _ in range(load.threads)]
     start = threading.Barrier(load.threads + 1)
-    threads = [
-        threading.Thread(target=queuer.run, args=(start, load.duration), daemon=True) for queuer in queuers
-    ]
+    threads = [threading.Thread(target=queuer.run, args=(start, load.duration), daemon=True) for queuer in queuers]
     for thread in threads:
         thread.start()
     start.wait()

@@ -15,7 +15,7 @@ from pidpool.cli.campaign import Plan, carry_out
 from pidpool.cli.errors import CommandError
 from pidpool.cli.interrupts import Interrupted
 from pidpool.cli.pools import subjects
-from pidpool.cli.report import Report, Settings
+from pidpool.cli.report import WORDS, Report, Settings, is_finding
 
 if TYPE_CHECKING:
     from pidpool.cli.database import Terminal
@@ -130,7 +130,9 @@ def _run(plan: Plan, url: str | None, terminal: Terminal) -> Report:
             with renderer.progress(len(plan)) as display, closing(carry_out(plan, target)) as verdicts:
                 for verdict in verdicts:
                     report.verdicts.append(verdict)
-                    display.advance(verdict)
+                    name = f"{verdict.hazard}, {verdict.subject}"
+                    ending = f"{WORDS[verdict.outcome]} ({verdict.seconds:.1f} s)"
+                    display.advance(name, ending, is_finding=is_finding(verdict))
     except Interrupted as interrupted:
         if report is None:
             raise
