@@ -107,6 +107,6 @@ def _signs(count: int) -> Iterable[Sequence[int]]:
 
 
 def _share_at_least(observed: float, values: Iterable[float]) -> float:
-    tolerance = observed * 1e-9  # The observed arrangement is among them, summed in another order.
+    tolerance = 1e-9 * (1 + observed)  # The observed arrangement is among them, summed in another order.
     found = [value >= observed - tolerance for value in values]
     return sum(found) / len(found)
