@@ -247,8 +247,7 @@ class _Queuer:
             connection = taken.cursor().connection
             self.wrong += connection.in_use
             connection.in_use = True
-            if self._hold:
-                time.sleep(self._hold)
+            time.sleep(self._hold)  # 0 as well: a query always lets other threads run
             connection.in_use = False
             taken.close()
 

@@ -31,7 +31,7 @@ def a_round(seconds: float = 1.0, **fields: object) -> Round:
     return replace(found, **fields)  # type: ignore[arg-type]
 
 
-def results(workload: str = "query", **rounds: list[Round]) -> Results:
+def results(workload: str = "query", /, **rounds: list[Round]) -> Results:
     versions = {"pidpool": "1", "sqlalchemy": "2.1", "python": "3.11", "kernel": "Linux 6"}
     settings = Settings((workload,), tuple(rounds), 8, Load(), 2, 0.5, versions)
     played = [Played(workload, pool, number, each) for pool, many in rounds.items() for number, each in enumerate(many)]
