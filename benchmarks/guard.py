@@ -2,10 +2,10 @@
 
     python benchmarks/guard.py [--limit 0.36] [--timed]
 
-Where there is valgrind, instructions are counted, which a busy machine does not change: under callgrind a process checks
-out and in, once more often with the one pool and once more often with the other; the difference to a third run is what
-the checkouts cost. That takes some two minutes. Where there is none, or with --timed, `checkout.py` compares times in
-turn, and a margin is added to the limit.
+Where there is valgrind, instructions are counted, which a busy machine does not change: under callgrind a process
+checks out and in, once more often with the one pool and once more often with the other; the difference to a third run
+is what the checkouts cost. That takes one or two minutes. Where there is none, or with --timed, `checkout.py` compares
+times in turn, and a margin is added to the limit.
 
 Exit code: 0 within the limit, 1 above it.
 """
