@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).parents[1] / "pidpool"
 
 # From the ground up. Imports point to the left.
-ROOMS = ("errors", "_fork", "drivers", "_discard", "pool", "hazards", "cli")
+ROOMS = ("errors", "_fork", "drivers", "_discard", "pool", "hazards", "bench", "cli")
 # Below the pool there is no SQLAlchemy, and a driver is described without being imported.
 WITHOUT_THIRD_PARTY = ("errors", "_fork", "drivers", "_discard", "pool._queue")
 PRINTS = "cli.render"

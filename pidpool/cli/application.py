@@ -6,6 +6,7 @@ import click
 
 import pidpool
 from pidpool.cli.audit import audit
+from pidpool.cli.bench import bench
 from pidpool.cli.errors import CommandError
 from pidpool.cli.interrupts import Interrupted, Interrupts
 from pidpool.cli.render import Renderer
@@ -20,6 +21,7 @@ def application() -> None:
 
 
 application.add_command(audit)
+application.add_command(bench)
 
 
 def run() -> int:

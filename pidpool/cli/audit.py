@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import click
 
 from pidpool import hazards
-from pidpool.cli import files
+from pidpool.cli import database, files
 from pidpool.cli.campaign import Plan, carry_out
 from pidpool.cli.errors import CommandError
 from pidpool.cli.interrupts import Interrupted
-from pidpool.cli.report import Report, Settings
-from pidpool.hazards import embedded
+from pidpool.cli.pools import subjects
+from pidpool.cli.report import WORDS, Report, Settings, is_finding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from pidpool.cli.interrupts import Interrupts
-    from pidpool.cli.render import Renderer
-    from pidpool.hazards import Hazard, Subject, Target
-
-    Terminal: TypeAlias = tuple[Renderer, Interrupts]
+    from pidpool.cli.database import Terminal
+    from pidpool.hazards import Hazard
 
 DEFAULT_POOLS = ("pidpool", "queuepool", "queuepool+dispose-noclose")
 
@@ -102,7 +97,7 @@ def audit(  # noqa: PLR0913  (one parameter for each option: that is how click c
     if explain is not None:
         renderer.explanation(_hazard(explain))
         return 0
-    plan = Plan(_hazards(only), _subjects(pools or DEFAULT_POOLS), timeout, jobs)
+    plan = Plan(_hazards(only), subjects(pools or DEFAULT_POOLS), timeout, jobs)
     for path in filter(None, (json_file, markdown_file)):
         files.check_writable(path)
 
@@ -128,14 +123,16 @@ def _run(plan: Plan, url: str | None, terminal: Terminal) -> Report:
     report: Report | None = None
     started = time.monotonic()
     try:
-        with _resources(interrupts) as resources:
-            target = _target(url, resources, renderer, interrupts)
+        with database.until_done(interrupts) as resources:
+            target = database.find(url, resources, terminal, with_corner=True)
             report = Report(Settings.of(plan, target), plan.hazards)
             renderer.settings(report.settings)
             with renderer.progress(len(plan)) as display, closing(carry_out(plan, target)) as verdicts:
                 for verdict in verdicts:
                     report.verdicts.append(verdict)
-                    display.advance(verdict)
+                    name = f"{verdict.hazard}, {verdict.subject}"
+                    ending = f"{WORDS[verdict.outcome]} ({verdict.seconds:.1f} s)"
+                    display.advance(name, ending, is_finding=is_finding(verdict))
     except Interrupted as interrupted:
         if report is None:
             raise
@@ -157,51 +154,3 @@ def _hazards(only: tuple[str, ...]) -> tuple[Hazard, ...]:
     names = {name.strip() for names in only for name in names.split(",") if name.strip()}
     wanted = {_hazard(name).name for name in sorted(names)} or set(hazards.CATALOGUE)
     return tuple(hazard for name, hazard in hazards.CATALOGUE.items() if name in wanted)
-
-
-def _subjects(names: tuple[str, ...]) -> tuple[Subject, ...]:
-    """Return the pools to test, in the order in which they were asked for and each of them once."""
-    return tuple({name: _subject(name) for name in names}.values())
-
-
-def _subject(name: str) -> Subject:
-    try:
-        return hazards.subject(name)
-    except hazards.UnknownSubject as error:
-        raise CommandError(str(error)) from error
-    except Exception as error:  # A module of the user's was imported: it may fail in every way there is.
-        raise CommandError(f"cannot import the pool {name}: {type(error).__name__}: {error}") from error
-
-
-def _target(url: str | None, resources: ExitStack, renderer: Renderer, interrupts: Interrupts) -> Target:
-    """Connect to the database at `url`, or start one; `resources` removes what was made for the audit."""
-    try:
-        if url is None:
-            renderer.notice("No URL: starting a throw-away PostgreSQL in a temporary folder ...")
-            with interrupts.shield():  # Cut in two, a start leaves a server behind.
-                url = resources.enter_context(embedded.postgresql())
-        with interrupts.shield():  # Likewise, a schema.
-            target = hazards.check_target(url)
-            resources.callback(_remove, target, renderer)
-    except hazards.TargetError as error:
-        raise CommandError(str(error)) from error
-    return target
-
-
-def _remove(target: Target, renderer: Renderer) -> None:
-    """Remove what the audit created; if the server refuses, say so and keep the results."""
-    try:
-        target.close()
-    except hazards.TargetError as error:
-        renderer.error(str(error))
-
-
-@contextmanager
-def _resources(interrupts: Interrupts) -> Iterator[ExitStack]:
-    """Yield a stack whose unwinding no signal can cut short."""
-    resources = ExitStack()
-    try:
-        yield resources
-    finally:
-        with interrupts.shield():
-            resources.close()

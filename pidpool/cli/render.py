@@ -13,14 +13,17 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
+from pidpool.bench.verdicts import sentences, warnings
+from pidpool.cli import bench_report
 from pidpool.cli.redaction import hidden
-from pidpool.cli.report import WORDS, is_finding
+from pidpool.cli.report import WORDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from typing_extensions import Self
 
+    from pidpool.bench import Comparison, Results
     from pidpool.cli.report import Report, Settings
     from pidpool.hazards import Hazard, Subject, Verdict
 
@@ -88,11 +91,16 @@ class Renderer:
             f"Python {versions['python']}, {versions['kernel']}",
             "machine": f"{settings.cores} cores{load}",
         }
+        self.facts(lines)
+
+    def facts(self, lines: Mapping[str, str]) -> None:
+        """Show each line behind its name."""
+        width = max(map(len, lines)) + 1
         for name, value in lines.items():
-            self._results.print(Text.assemble((f"{name:<9}", "dim"), value), soft_wrap=True)
+            self._results.print(Text.assemble((f"{name:<{width}}", "dim"), hidden(value)), soft_wrap=True)
 
     def progress(self, total: int) -> ProgressDisplay:
-        """Return a display of how far `total` scenarios have come: a bar for a terminal, lines for a log."""
+        """Return a display of how many of `total` steps are done: a bar for a terminal, lines for a log."""
         kind = _Bar if _is_interactive(self._notices) else _Lines
         return kind(self._notices, total)
 
@@ -113,6 +121,32 @@ class Renderer:
                 self._results.print()
             for line in lines:
                 self._results.print(Text(line), soft_wrap=True)
+
+    def bench(self, results: Results) -> None:
+        """Show the figures, what they come to, and what speaks against them."""
+        self._figures(bench_report.HEADINGS, bench_report.rows(results))
+        for sentence in sentences(results):
+            self._results.print(Text(hidden(sentence), "bold"), soft_wrap=True)
+        for warning in warnings(results):
+            self.notice(f"Warning: {warning}.")
+
+    def comparison(self, comparison: Comparison, offences: Iterable[str]) -> None:
+        """Show what has changed, and what of it is too much."""
+        self._figures(bench_report.COMPARED, map(bench_report.compared, comparison.changes))
+        for line in comparison.new_damage:
+            self._results.print(Text(line), soft_wrap=True)
+        for line in offences:
+            self._results.print(Text(f"too much: {line}", "bold red"), soft_wrap=True)
+        for line in comparison.missing:
+            self.notice(f"Warning: {line}.")
+
+    def _figures(self, headings: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+        table = self._table(*headings)
+        for row in rows:
+            table.add_row(*map(Text, row))
+        self._results.print()
+        self._results.print(table)
+        self._results.print()
 
     def _prose(self, text: Text) -> None:
         self._results.print(text, width=min(self._results.width, _PROSE_WIDTH))
@@ -143,14 +177,13 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def advance(self, verdict: Verdict) -> None:
-        self._findings += is_finding(verdict)
-        description = f"{verdict.hazard}, {verdict.subject}; findings: {self._findings}"
-        self._progress.update(self._task, advance=1, description=description)
+    def advance(self, name: str, _ending: str, *, is_finding: bool) -> None:
+        self._findings += is_finding
+        self._progress.update(self._task, advance=1, description=f"{name}; findings: {self._findings}")
 
 
 class _Lines:
-    """A line for each scenario, which a log can hold."""
+    """A line for each step, which a log can hold."""
 
     def __init__(self, console: Console, total: int) -> None:
         self._console = console
@@ -163,10 +196,9 @@ class _Lines:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def advance(self, verdict: Verdict) -> None:
+    def advance(self, name: str, ending: str, *, is_finding: bool) -> None:  # noqa: ARG002 - the ending says so
         self._done += 1
-        place = f"[{self._done}/{self._total}] {verdict.hazard}, {verdict.subject}"
-        self._console.print(Text(f"{place}: {WORDS[verdict.outcome]} ({verdict.seconds:.1f} s)"), soft_wrap=True)
+        self._console.print(Text(hidden(f"[{self._done}/{self._total}] {name}: {ending}")), soft_wrap=True)
 
 
 ProgressDisplay = _Bar | _Lines

@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import make_url
-
 import pidpool
+from pidpool.bench.results import driver_version, load_average
 from pidpool.cli.redaction import hidden
 
 if TYPE_CHECKING:
@@ -67,11 +66,11 @@ class Settings:
             timeout=plan.timeout,
             jobs=plan.jobs,
             cores=os.cpu_count() or 1,
-            load=round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
+            load=load_average(),
             versions={
                 "pidpool": pidpool.__version__,
                 "sqlalchemy": version("sqlalchemy"),
-                "driver": _driver_version(target.url),
+                "driver": driver_version(target.url),
                 "server": target.server_version,
                 "python": platform.python_version(),
                 "kernel": f"{platform.system()} {platform.release()}",
@@ -192,24 +191,24 @@ class Report:
         """Return the matrix and what stands behind it; the table has nothing that changes from run to run."""
         pools = self.settings.pools
         lines = [
-            _markdown_row(["hazard", "the child ...", *pools]),
-            _markdown_row(["---", "---", *("---" for _ in pools)]),
+            markdown_row(["hazard", "the child ...", *pools]),
+            markdown_row(["---", "---", *("---" for _ in pools)]),
         ]
         for hazard, cells in self.rows():
             words = [WORDS[cell.outcome if cell else None] for cell in cells]
             # Emphasis as well as capitals: losses are what a reader looks for.
             marked = [f"**{word}**" if word.isupper() else word for word in words]
-            lines.append(_markdown_row([f"`{hazard.name}`", hazard.title, *marked]))
+            lines.append(markdown_row([f"`{hazard.name}`", hazard.title, *marked]))
         lines += [
             "",
             f"{self.settings.circumstances}.",
             "",
-            *_markdown_list(self.summary()),
+            *markdown_list(self.summary()),
         ]
         if self.findings():
-            lines += ["", "What was lost:", "", *_markdown_list(self.findings())]
+            lines += ["", "What was lost:", "", *markdown_list(self.findings())]
         if self.skipped():
-            lines += ["", "What was skipped:", "", *_markdown_list(self.skipped())]
+            lines += ["", "What was skipped:", "", *markdown_list(self.skipped())]
         return "\n".join(lines) + "\n"
 
     def _in_order(self) -> Iterator[Verdict]:
@@ -222,15 +221,11 @@ def is_finding(verdict: Verdict) -> bool:
     return verdict.outcome not in {"safe", "skipped"}
 
 
-def _driver_version(url: str) -> str:
-    """Return what the driver says of itself, by the module that SQLAlchemy uses for this URL."""
-    stated = getattr(make_url(url).get_dialect().import_dbapi(), "__version__", "unknown")
-    return str(stated).partition(" ")[0]  # psycopg2 appends its build options.
-
-
-def _markdown_row(cells: list[str]) -> str:
+def markdown_row(cells: list[str]) -> str:
+    """Return a line of a table."""
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def _markdown_list(lines: list[str]) -> list[str]:
+def markdown_list(lines: list[str]) -> list[str]:
+    """Return a line for each point."""
     return [f"- {line}" for line in lines]

@@ -41,12 +41,15 @@ class Driver:
             connection is closed. It is called inside ``os.fork()``: no I/O, no lock. None: there is no way to find the
             descriptor, so inherited connections are pinned (see ``pidpool._discard``).
         silence: called once the descriptor is dead, for a driver whose finalizers would complain about that.
+        idle: tells, without I/O, that the server certainly has no open transaction and no unread result, so that a
+            rollback would do nothing. None: the driver does not know, so the pool always rolls back.
 
     """
 
     name: str
     fileno: Callable[[Any], int] | None
     silence: Callable[[Any], None] | None = None
+    idle: Callable[[Any], bool] | None = None
 
 
 @functools.cache

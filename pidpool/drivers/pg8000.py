@@ -7,4 +7,8 @@ from __future__ import annotations
 
 from pidpool.drivers import Driver
 
-DRIVER = Driver("pg8000", fileno=lambda connection: int(connection._usock.fileno()))
+DRIVER = Driver(
+    "pg8000",
+    fileno=lambda connection: int(connection._usock.fileno()),
+    idle=lambda connection: not connection._in_transaction,
+)

@@ -5,6 +5,16 @@ Deallocation compares the PID and is silent in a child; ``close()`` compares not
 
 from __future__ import annotations
 
+from typing import Any
+
 from pidpool.drivers import Driver
 
-DRIVER = Driver("psycopg", fileno=lambda connection: int(connection.fileno()))
+_PQTRANS_IDLE = 0
+
+
+def _idle(connection: Any) -> bool:  # noqa: ANN401 - the driver is not imported here
+    """Ask libpq, which reads it off every answer; but in pipeline mode answers are still to come."""
+    return connection.pgconn.transaction_status == _PQTRANS_IDLE and connection._pipeline is None
+
+
+DRIVER = Driver("psycopg", fileno=lambda connection: int(connection.fileno()), idle=_idle)

@@ -7,4 +7,12 @@ from __future__ import annotations
 
 from pidpool.drivers import Driver
 
-DRIVER = Driver("psycopg2", fileno=lambda connection: int(connection.fileno()))
+_STATUS_READY = 1
+
+# Its own note of the transaction, not the server's: ``rollback`` looks at the same one, and does nothing when it says
+# so. Where the two differ (COMMIT sent as plain SQL), only a real ``rollback`` makes them agree again.
+DRIVER = Driver(
+    "psycopg2",
+    fileno=lambda connection: int(connection.fileno()),
+    idle=lambda connection: bool(connection.status == _STATUS_READY),
+)

@@ -19,4 +19,19 @@ def _leave_unread(connection: Any) -> None:  # noqa: ANN401 - the driver is not 
         result.has_next = False
 
 
-DRIVER = Driver("pymysql", fileno=lambda connection: int(connection._sock.fileno()), silence=_leave_unread)
+_IN_TRANSACTION = 1
+_AUTOCOMMIT = 2
+
+
+def _idle(connection: Any) -> bool:  # noqa: ANN401 - see above
+    """Believe the server's flags only in autocommit.
+
+    Otherwise they say "no transaction" after ``SELECT ... FOR UPDATE`` and after a failed INSERT, while there is one.
+    """
+    if connection.server_status & (_IN_TRANSACTION | _AUTOCOMMIT) != _AUTOCOMMIT:
+        return False
+    result = connection._result  # half read, it still has the flags of before
+    return result is None or not (result.unbuffered_active or result.has_next)
+
+
+DRIVER = Driver("pymysql", fileno=lambda connection: int(connection._sock.fileno()), silence=_leave_unread, idle=_idle)

@@ -10,7 +10,7 @@ from .errors import TargetError, UnknownHazard, UnknownSubject
 from .proxy import RecordingProxy, Traffic
 from .runner import Verdict, run, stop
 from .subjects import SUBJECTS, Subject, subject
-from .target import Target, check_target
+from .target import Target, check_target, reach
 
 __all__ = [
     "CATALOGUE",
@@ -26,6 +26,7 @@ __all__ = [
     "Verdict",
     "check_target",
     "hazard",
+    "reach",
     "run",
     "stop",
     "subject",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import create_engine, exc
@@ -98,17 +98,35 @@ def check_target(url: str) -> Target:
         TargetError: the URL is unusable, its driver is missing or unsupported, the server is unreachable, or
             the user may not create anything. The message contains no password and says what to do.
     """
+    target = reach(url)
+    parsed = make_url(target.url)
+    dialect = target.dialect
+    try:
+        _execute(parsed, dialect.creation)
+    except exc.SQLAlchemyError as error:
+        what = "a schema" if dialect.name == "postgresql" else "tables and temporary tables"
+        raise TargetError(
+            f"cannot create {what} of the audit's own in {target.safe_url}: {target.conceal(summary(error))}. "
+            f"Name a database in the URL in which this user may create {what}; nothing else there is touched."
+        ) from None
+    return replace(target, proxied=_passes_a_proxy(parsed, dialect))
+
+
+def reach(url: str) -> Target:
+    """Connect to `url` once and create nothing there, so that there is nothing to `close`.
+
+    Raises:
+        TargetError: as `check_target`.
+    """
     if not hasattr(os, "fork"):
-        raise TargetError("this system has no fork, so there is nothing to audit")
+        raise TargetError("this system has no fork, so there is nothing to survive")
     parsed = _parse(url)
-    backend = parsed.get_backend_name()
     driver = _driver_name(parsed)
-    safe_url = parsed.render_as_string(hide_password=True)
     namespace = f"pidpool_audit_{secrets.token_hex(4)}"
-    dialect = BACKENDS[backend](namespace)
+    dialect = BACKENDS[parsed.get_backend_name()](namespace)
     target = Target(
         url=parsed.render_as_string(hide_password=False),
-        safe_url=safe_url,
+        safe_url=parsed.render_as_string(hide_password=True),
         backend=dialect.name,
         driver=driver,
         server_version="",
@@ -119,18 +137,10 @@ def check_target(url: str) -> Target:
         version = _ask(parsed, dialect.version, dialect.connect_timeout(driver, _CONNECT_SECONDS))
     except exc.SQLAlchemyError as error:
         raise TargetError(
-            f"cannot connect to {safe_url}: {target.conceal(summary(error))}. Is the server up, and the URL right?"
+            f"cannot connect to {target.safe_url}: {target.conceal(summary(error))}. "
+            "Is the server up, and the URL right?"
         ) from None
-    try:
-        _execute(parsed, dialect.creation)
-    except exc.SQLAlchemyError as error:
-        what = "a schema" if dialect.name == "postgresql" else "tables and temporary tables"
-        raise TargetError(
-            f"cannot create {what} of the audit's own in {safe_url}: {target.conceal(summary(error))}. "
-            f"Name a database in the URL in which this user may create {what}; nothing else there is touched."
-        ) from None
-    values = asdict(target) | {"server_version": str(version), "proxied": _passes_a_proxy(parsed, dialect)}
-    return Target(**values)
+    return replace(target, server_version=str(version))
 
 
 def through(proxy: RecordingProxy, url: str) -> str:
@@ -149,16 +159,16 @@ def _parse(url: str) -> URL:
             "this is not an SQLAlchemy URL; expected something like postgresql+psycopg://user:password@host/database"
         ) from None
     if backend not in BACKENDS:
-        raise TargetError(f"the audit does not know {backend!r} databases; it knows these drivers: {known}")
+        raise TargetError(f"pidpool does not know {backend!r} databases; it knows these drivers: {known}")
     try:
         driver = _driver_name(parsed)
         parsed.get_dialect()
     except (exc.NoSuchModuleError, exc.ArgumentError):
         raise TargetError(
-            f"SQLAlchemy has no driver for {parsed.drivername!r}; the audit knows these drivers: {known}"
+            f"SQLAlchemy has no driver for {parsed.drivername!r}; pidpool knows these drivers: {known}"
         ) from None
     if driver not in PACKAGES:
-        raise TargetError(f"the audit does not support the driver {driver!r}; it knows {known}")
+        raise TargetError(f"pidpool does not support the driver {driver!r}; it knows {known}")
     try:
         parsed.get_dialect().import_dbapi()
     except ImportError:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import json
 import os
-import signal
 import sys
 from typing import Any
 
 from .catalogue import hazard as find_hazard
 from .errors import Hang, Lost, Skip, summary
+from .fresh import begin
 from .stage import Stage
 from .subjects import subject as find_subject
 from .target import Target
-
-_PR_SET_PDEATHSIG = 1
 
 # What a driver does not raise over a broken stream (a ValueError or an IndexError it may well).
 _MISTAKES = (AttributeError, NameError, NotImplementedError, TypeError)
@@ -32,11 +28,7 @@ def work(*, hazard: str, subject: str, target: dict[str, Any], seconds: float, c
         seconds: the time limit of a single step.
         channel: the descriptor that takes messages, one JSON object a line.
     """
-    _die_with_the_audit()
-    os.set_inheritable(channel, False)  # noqa: FBT003 - its only parameter
-
-    def tell(message: dict[str, Any]) -> None:
-        os.write(channel, json.dumps(message).encode() + b"\n")
+    tell = begin(channel)
 
     def report(what: str | None, limit: float | None) -> None:
         tell({"waiting_for": what, "seconds": limit})
@@ -66,9 +58,3 @@ def _verdict(error: Exception, *, forked: bool) -> dict[str, str]:
         return {"outcome": "lost", "detail": f"the parent's connection broke: {summary(error)}"}
     sys.excepthook(type(error), error, error.__traceback__)
     return {"outcome": "error", "detail": summary(error)}
-
-
-def _die_with_the_audit() -> None:
-    """Let the kernel end this process, should the audit itself be killed (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

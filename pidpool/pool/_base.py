@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
+import time
 from logging import DEBUG
 from typing import TYPE_CHECKING, Any
 
 from pidpool import _fork
 from pidpool._discard import Ownership
+from pidpool.pool._leaks import LeakWatch
 from pidpool.pool._queue import Slot
 from pidpool.pool._record import Fairy, Record
 from pidpool.pool._sqlalchemy import (
@@ -19,12 +22,14 @@ from pidpool.pool._sqlalchemy import (
     reset_rollback,
     rolls_back_plainly,
 )
+from pidpool.pool._stats import PoolStats
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pidpool.pool._queue import Queue
     from pidpool.pool._sqlalchemy import ConnectionPoolEntry, PoolProxiedConnection
+    from pidpool.pool._upkeep import Upkeep
 
 
 def _refuse_to_begin(connection: Any) -> None:  # noqa: ANN401 - what SQLAlchemy passes to do_begin
@@ -51,8 +56,29 @@ class Life:
     What every checkout and checkin looks at is here, in slots: an attribute of the pool itself costs twice as much.
     """
 
-    __slots__ = ("careful", "dispatch", "generation", "heir", "out", "page", "pid", "pop_idle", "queue")
+    __slots__ = (
+        "attentive",
+        "careful",
+        "checkouts",
+        "connect_errors",
+        "connects",
+        "discards",
+        "dispatch",
+        "forks",
+        "generation",
+        "heir",
+        "invalidations",
+        "leaks",
+        "out",
+        "page",
+        "pid",
+        "pool",
+        "pop_idle",
+        "queue",
+        "timeouts",
+    )
 
+    pool: ForkSafePool
     #: The generation's, for one step less.
     page: _fork.Page
     pid: int
@@ -63,13 +89,30 @@ class Life:
     #: The records that are checked out. It keeps them out of the garbage when somebody forgets a fairy in a cycle: the
     #: garbage collector would finalize the driver's connection in the same pass, in whatever order.
     out: set[Record]
-    #: Whether a checkout must look at an idle connection's age: with ``recycle`` or ``pre_ping``, and once the pool has
-    #: been invalidated.
+    #: Whether a checkout must look at more than whether there is a connection: with ``recycle``, ``pre_ping`` or
+    #: ``leak_threshold``, and once the pool has been invalidated.
     careful: bool
+    #: Whether a checkin must do more than give the connection back: with ``max_idle``, ``pre_ping_idle`` or
+    #: ``leak_threshold``.
+    attentive: bool
+    #: Watches checkouts, with ``leak_threshold``.
+    leaks: LeakWatch | None
+    #: What ``stats()`` reports. Counted by ``+= 1``, which is exact where there is a global interpreter lock: CPython
+    #: switches threads at calls and at loops, not in between.
+    checkouts: int
+    connects: int
+    connect_errors: int
+    invalidations: int
+    timeouts: int
+    #: How many connections this process inherited and discarded in this pool, and from how many ancestors' lives.
+    discards: int
+    forks: int
     #: The life after this one in the same process. ``dict.setdefault`` decides a race between threads.
     heir: dict[_fork.Generation, Life]
 
     def __init__(self, pool: ForkSafePool, generation: _fork.Generation, queue: Queue[Record]) -> None:
+        upkeep = pool._upkeep
+        self.pool = pool
         self.generation = generation
         self.page = generation.page
         self.pid = generation.pid
@@ -77,7 +120,11 @@ class Life:
         self.pop_idle = queue.pop_idle
         self.dispatch = pool.dispatch
         self.out = set()
-        self.careful = pool._recycle > -1 or pool._pre_ping
+        self.leaks = None if upkeep.leak_threshold is None else LeakWatch(upkeep.leak_threshold, pool.logger)
+        self.careful = pool._recycle > -1 or pool._pre_ping or self.leaks is not None
+        self.attentive = upkeep.max_idle is not None or upkeep.pre_ping_idle > 0 or self.leaks is not None
+        self.checkouts = self.connects = self.connect_errors = self.invalidations = self.timeouts = 0
+        self.discards = self.forks = 0
         self.heir = {}
 
 
@@ -90,8 +137,7 @@ class ForkSafePool(Pool):
     """
 
     _life: Life
-    #: How many connections this process inherited and discarded, in this pool.
-    _discarded_at_fork: int
+    _upkeep: Upkeep
     #: Whether reset on return is nothing but the driver's own ``rollback()``, unless somebody listens.
     _resets_plainly: bool
     #: What the dialect has of its own, beside its class.
@@ -99,9 +145,9 @@ class ForkSafePool(Pool):
     _dialect = _DialectAttribute()
     _timeout: float
 
-    def _start(self, queue: Queue[Record], *, timeout: float | None) -> None:
+    def _start(self, queue: Queue[Record], *, timeout: float | None, upkeep: Upkeep) -> None:
         self._timeout = timeout  # type: ignore[assignment]
-        self._discarded_at_fork = 0
+        self._upkeep = upkeep
         self._dialect = self._dialect  # also for a plain pool, whose stand-in nobody sets
         self._life = Life(self, _fork.current(), queue)
 
@@ -135,13 +181,26 @@ class ForkSafePool(Pool):
                 raise
         echo = self.logger.isEnabledFor(DEBUG)
         fairy = Fairy(self, life, record, echo)
+        life.checkouts += 1
         if echo:
             self.logger.debug("Connection %r checked out from pool", record.dbapi_connection)
         events = life.dispatch.checkout
         if life.careful or events.listeners or events.parent_listeners:
-            return _ConnectionFairy._checkout(self, fairy=fairy)
+            return self._check_out_carefully(life, record, fairy)
         fairy._counter = 1
         return fairy
+
+    def _check_out_carefully(self, life: Life, record: Record, fairy: Fairy) -> PoolProxiedConnection:
+        if life.leaks is not None:
+            life.leaks.went_out(record)
+        if (
+            self._pre_ping
+            and not record.fresh
+            and time.monotonic() - record.came_back < self._upkeep.pre_ping_idle
+            and record.answers()
+        ):
+            record.fresh = True  # what SQLAlchemy does not ping
+        return _ConnectionFairy._checkout(self, fairy=fairy)
 
     def _after_fork(self) -> Life:
         """Start this process's own life: an empty pool with its full capacity, whoever held connections at fork.
@@ -155,7 +214,8 @@ class ForkSafePool(Pool):
         life = ended.heir.setdefault(generation, fresh)
         if life is fresh:
             forget_event_locks(self)
-            self._discarded_at_fork = old.open
+            life.discards = old.open
+            life.forks = ended.forks + 1
             self.logger.info(
                 "Pid %d discarded %d connections that it inherited from pid %d", generation.pid, old.open, ended.pid
             )
@@ -164,9 +224,13 @@ class ForkSafePool(Pool):
 
     def _open_or_wait(self, life: Life) -> Record:
         queue = life.queue
-        found = queue.take(self._timeout)
+        started = time.monotonic()
+        found = queue.take(self._timeout, self._upkeep.max_waiting)
         if found is None:
-            raise PoolTimeoutError(self._timeout_message(queue), code="3o7r")
+            life.timeouts += 1
+            if life.leaks is not None:
+                life.leaks.look()
+            raise PoolTimeoutError(self._timeout_message(queue, time.monotonic() - started), code="3o7r")
         if not isinstance(found, Slot):
             return found
         try:
@@ -175,11 +239,15 @@ class ForkSafePool(Pool):
             found.give_back()
             raise
 
-    def _timeout_message(self, queue: Queue[Record]) -> str:
-        keep = queue.keep or 0
+    def _timeout_message(self, queue: Queue[Record], waited: float) -> str:
+        size = queue.keep or 0
+        limit = self._upkeep.max_waiting
+        refused = limit is not None and waited < self._timeout and queue.waiting >= limit
+        why = f"refused because of max_waiting {limit}" if refused else "connection timed out"
         return (
-            f"{type(self).__name__} limit of size {keep} overflow {(queue.capacity or 0) - keep} reached, "
-            f"connection timed out, timeout {self._timeout:0.2f} ({queue.open} open, {queue.waiting} others waiting)"
+            f"{type(self).__name__} limit of size {size} overflow {(queue.capacity or 0) - size} reached, {why}, "
+            f"timeout {self._timeout:0.2f}: {queue.open} of {queue.capacity} connections are out, {queue.waiting} other "
+            f"threads wait, waited {waited:0.3f} s. Close connections sooner, or raise pool_size or max_overflow"
         )
 
     # -- checkin -------------------------------------------------------------------------------------------------
@@ -214,6 +282,26 @@ class ForkSafePool(Pool):
             record.retire()
         self.logger.info("Pool disposed. %s", self.status())
 
+    # -- keeping it healthy --------------------------------------------------------------------------------------
+
+    def is_due(self, record: Record) -> bool:
+        """Tell whether ``recycle`` asks for a new connection, a little early by ``recycle_jitter``."""
+        early = 1 - self._upkeep.recycle_jitter * record.luck
+        return self._recycle > -1 and time.time() - record.starttime > self._recycle * early
+
+    def look_after(self, record: Record) -> None:
+        """Do what is due when a connection comes back: note the time, and close another that has been idle too long."""
+        life = record.life
+        record.came_back = now = time.monotonic()
+        if life.leaks is not None:
+            life.leaks.came_back(record)
+        max_idle = self._upkeep.max_idle
+        if max_idle is not None:
+            too_old = life.queue.take_surplus(lambda idle: now - idle.came_back > max_idle, self._upkeep.min_size)
+            if too_old is not None:
+                self.logger.info("Connection idle for more than %g s; closing", max_idle)
+                too_old.retire()
+
     # -- opening and closing -------------------------------------------------------------------------------------
 
     def _should_wrap_creator(self, creator: Any) -> Callable[[Any], Any]:  # noqa: ANN401 - SQLAlchemy's signature
@@ -221,8 +309,16 @@ class ForkSafePool(Pool):
 
         def connect_and_own(record: Any) -> Any:  # noqa: ANN401 - any driver's connection
             record.ownership = None
-            connection = open_connection(record)
+            life = self._life
+            life.connects += 1
+            try:
+                connection = open_connection(record)
+            except BaseException:
+                life.connect_errors += 1
+                raise
             record.ownership = Ownership(self._dialect.get_driver_connection(connection))
+            record.is_idle = record.ownership.driver.idle
+            record.luck = random.random()  # noqa: S311 - to spread reconnects, not secrets
             return connection
 
         return connect_and_own
@@ -255,10 +351,39 @@ class ForkSafePool(Pool):
         life = self._life
         here = _fork.current()
         idle, out, overflow = self._counts()
-        discarded = self._discarded_at_fork if life.generation is here else life.queue.open
+        discarded = life.discards if life.generation is here else life.queue.open
         return (
             f"pid {here.pid} gen {here.number} | {idle} idle, {out} out, {overflow} overflow | "
             f"{discarded} discarded at fork"
+        )
+
+    def stats(self) -> PoolStats:
+        """Return a snapshot: what the pool has done in this process since the last fork, and how it stands."""
+        life = self._life
+        if not life.generation.is_current():
+            life = self._after_fork()
+        if life.leaks is not None:
+            life.leaks.look()
+        idle, out, overflow = self._counts()
+        queue = life.queue
+        return PoolStats(
+            pid=life.pid,
+            forks=life.forks,
+            size=queue.keep or 0,
+            max_overflow=-1 if queue.capacity is None else queue.capacity - (queue.keep or 0),
+            idle=idle,
+            out=out,
+            overflow=overflow,
+            waiting=queue.waiting,
+            checkouts=life.checkouts,
+            waits=queue.waits,
+            wait_seconds=queue.wait_seconds,
+            timeouts=life.timeouts,
+            connects=life.connects - life.connect_errors,
+            connect_errors=life.connect_errors,
+            invalidations=life.invalidations,
+            discards=life.discards,
+            leaks=0 if life.leaks is None else life.leaks.leaks,
         )
 
     def __repr__(self) -> str:

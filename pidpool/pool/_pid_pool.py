@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.pool import NullPool, QueuePool
@@ -9,6 +10,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 from pidpool.pool._base import ForkSafePool
 from pidpool.pool._queue import Passage, Queue
 from pidpool.pool._sqlalchemy import Pool
+from pidpool.pool._upkeep import Upkeep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +31,16 @@ class PidPool(ForkSafePool, QueuePool):
         max_overflow: how many more may be open at once; -1 for no limit.
         timeout: how long ``connect`` waits for a connection (seconds).
         use_lifo: hand out the connection that came back last, so that the others can be closed for being idle.
+        min_size: how many connections ``max_idle`` leaves open.
+        max_idle: close a connection that nobody has used for so long (seconds); None for never. One at a time, when
+            another comes back.
+        max_waiting: refuse a checkout at once when so many threads wait already; None for no limit.
+        leak_threshold: warn once, with the stack of the checkout, about a connection that has been out for longer
+            (seconds); None for never, which costs nothing. Noticed at the next checkout, checkin or ``stats()``.
+        recycle_jitter: recycle a connection by up to this fraction of ``recycle`` early, each by a fraction of its own.
+        pre_ping_idle: with ``pre_ping``, trust the socket while a connection has been idle for less than this
+            (seconds): the server is asked only when the socket has something to read. That sees a server that hung up,
+            not a network that went silent. 0, the default, asks the server every time, as QueuePool does.
         **options: those of ``sqlalchemy.pool.Pool``, such as ``recycle`` (seconds), ``pre_ping`` and
         ``reset_on_return``.
 
@@ -37,13 +49,20 @@ class PidPool(ForkSafePool, QueuePool):
     # Below SQLAlchemy's own, so that logging.getLogger("sqlalchemy.pool") reaches it, as its manual says.
     _sqla_logger_namespace = "sqlalchemy.pool.PidPool"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - QueuePool's arguments and ours
         self,
         creator: Callable[..., Any],
         pool_size: int = 5,
         max_overflow: int = 10,
         timeout: float = 30.0,
         use_lifo: bool = False,  # noqa: FBT001, FBT002 - QueuePool's signature
+        *,
+        min_size: int = 0,
+        max_idle: float | None = None,
+        max_waiting: int | None = None,
+        leak_threshold: float | None = None,
+        recycle_jitter: float = 0.05,
+        pre_ping_idle: float = 0.0,
         **options: Any,  # noqa: ANN401 - Pool's own
     ) -> None:
         # Not QueuePool.__init__: it would make a queue with locks.
@@ -54,7 +73,8 @@ class PidPool(ForkSafePool, QueuePool):
             capacity=None if self._max_overflow == -1 else pool_size + max_overflow,
             use_lifo=use_lifo,
         )
-        self._start(queue, timeout=timeout)
+        upkeep = Upkeep(min_size, max_idle, max_waiting, leak_threshold, recycle_jitter, pre_ping_idle)
+        self._start(queue, timeout=timeout, upkeep=upkeep)
 
     def recreate(self) -> PidPool:
         """Return a new pool with the same settings."""
@@ -70,6 +90,7 @@ class PidPool(ForkSafePool, QueuePool):
             logging_name=self._orig_logging_name,
             reset_on_return=self._reset_on_return,
             pre_ping=self._pre_ping,
+            **asdict(self._upkeep),
             _dispatch=self.dispatch,
             dialect=self._dialect,
         )
@@ -114,4 +135,4 @@ class PidNullPool(ForkSafePool, NullPool):
 
     def __init__(self, creator: Callable[..., Any], **options: Any) -> None:  # noqa: ANN401 - Pool's own
         super().__init__(creator, **options)
-        self._start(Passage(keep=0, capacity=None), timeout=None)
+        self._start(Passage(keep=0, capacity=None), timeout=None, upkeep=Upkeep())

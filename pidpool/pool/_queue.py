@@ -81,7 +81,23 @@ class Queue(Generic[T]):
 
     """
 
-    __slots__ = ("_free", "_most", "_taken", "_waiters", "capacity", "idle", "keep", "pop_idle", "use_lifo")
+    __slots__ = (
+        "_free",
+        "_most",
+        "_taken",
+        "_waiters",
+        "capacity",
+        "idle",
+        "keep",
+        "pop_idle",
+        "use_lifo",
+        "wait_seconds",
+        "waits",
+    )
+
+    #: How often somebody stood in line, and for how long all together (seconds).
+    waits: int
+    wait_seconds: float
 
     #: Items that nobody uses; the right end came back last.
     idle: deque[T]
@@ -101,6 +117,8 @@ class Queue(Generic[T]):
         self.use_lifo = use_lifo
         self.idle = deque()
         self._waiters = deque()
+        self.waits = 0
+        self.wait_seconds = 0.0
         self._taken = set()
         self._free = deque(Slot(self, taken=False) for _ in range(capacity or 0))  # type: ignore[arg-type]
         self.pop_idle = self.idle.pop if use_lifo else self.idle.popleft
@@ -115,14 +133,15 @@ class Queue(Generic[T]):
         """How many threads stand in line."""
         return len(self._waiters)
 
-    def take(self, timeout: float | None) -> T | Slot | None:
+    def take(self, timeout: float | None, max_waiting: int | None = None) -> T | Slot | None:
         """Return an idle item, or else a slot for a new one; wait in line for either.
 
         Args:
             timeout: how long to wait (seconds); None for ever.
+            max_waiting: do not join a line that is so long already; None for no limit.
 
         Returns:
-            None if the time is up.
+            None if the time is up, or the line too long.
 
         """
         try:
@@ -130,7 +149,11 @@ class Queue(Generic[T]):
         except IndexError:
             pass
         slot = self._take_slot()
-        return slot if slot is not None else self._wait(timeout)
+        if slot is not None:
+            return slot
+        if max_waiting is not None and len(self._waiters) >= max_waiting:
+            return None
+        return self._wait(timeout)
 
     def give(self, item: T) -> T | None:
         """Put ``item`` into the hands of the one who waits longest, or else among the idle.
@@ -156,6 +179,21 @@ class Queue(Generic[T]):
                 return self.idle.pop()
             except IndexError:  # taken in the meantime
                 pass
+        return None
+
+    def take_surplus(self, too_old: Callable[[T], bool], least: int) -> T | None:
+        """Return the item that has been idle longest, if it is ``too_old`` and more than ``least`` slots are in use."""
+        try:
+            if len(self._taken) <= least or not too_old(self.idle[0]):
+                return None
+            item = self.idle.popleft()
+        except IndexError:
+            return None
+        if too_old(item):
+            return item
+        self.idle.appendleft(item)  # another thread took the old one between our look and our grasp
+        if self._waiters:
+            self._serve()
         return None
 
     def fresh(self) -> Queue[T]:
@@ -199,7 +237,8 @@ class Queue(Generic[T]):
 
     def _wait(self, timeout: float | None) -> T | Slot | None:
         waiter: _Waiter[T] = _Waiter()
-        deadline = None if timeout is None else time.monotonic() + timeout
+        started = time.monotonic()
+        deadline = None if timeout is None else started + timeout
         try:
             self._waiters.append(waiter)
             self._serve()
@@ -214,6 +253,9 @@ class Queue(Generic[T]):
             self._leave(waiter)
             self._pass_on(waiter)
             raise
+        finally:
+            self.waits += 1
+            self.wait_seconds += time.monotonic() - started
         return waiter.given
 
     def _leave(self, waiter: _Waiter[T]) -> None:

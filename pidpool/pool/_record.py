@@ -11,6 +11,7 @@ the parent's other threads before any at-fork hook.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DontWrapMixin
@@ -18,8 +19,11 @@ from sqlalchemy.exc import DontWrapMixin
 from pidpool import _fork
 from pidpool.errors import InheritedConnectionError
 from pidpool.pool._sqlalchemy import _ConnectionFairy, _ConnectionRecord
+from pidpool.pool._upkeep import has_something_to_say
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pidpool._discard import Ownership
     from pidpool.pool._base import ForkSafePool, Life
     from pidpool.pool._queue import Slot
@@ -38,15 +42,21 @@ _NotWrappedError.__module__ = InheritedConnectionError.__module__
 class Record(_ConnectionRecord):
     """A place in the pool. Belongs to the process that made it, as its connection and its queue do."""
 
-    __slots__ = ("_slot", "holder", "life", "ownership", "ready")
+    __slots__ = ("_slot", "came_back", "holder", "is_idle", "life", "luck", "ownership", "ready")
 
     #: The pool's life in the process that made this record; its queue is where the record goes back to.
     life: Life
     #: Whether there is a connection that nobody has invalidated: what a checkout asks first.
     ready: bool
 
+    #: The driver's way of telling that the server has no open transaction, if it has one.
+    is_idle: Callable[[Any], bool] | None
+    #: When it was last given back (``time.monotonic()``); only kept where somebody asks.
+    came_back: float
     #: Who owns ``dbapi_connection``. Set as soon as the driver has opened it; None when there is no connection.
     ownership: Ownership | None
+    #: From 0 to 1: how much of ``recycle_jitter`` falls to this connection.
+    luck: float
     #: ``id()`` of the fairy that has this record checked out, else 0. An id, because the record must not keep a
     #: forgotten fairy alive; exact, because the fairy is alive whenever it compares.
     holder: int
@@ -56,6 +66,8 @@ class Record(_ConnectionRecord):
         self.ready = True
         self._slot = slot
         self.ownership = None
+        self.is_idle = None
+        self.came_back = self.luck = 0.0
         self.holder = 0
         super().__init__(pool)  # connects
 
@@ -83,6 +95,8 @@ class Record(_ConnectionRecord):
         events = self.life.dispatch.checkin
         if events.listeners or events.parent_listeners:
             events(self.dbapi_connection, self)
+        if self.life.attentive:
+            self.life.pool.look_after(self)
         # The record knows its queue, so one that was inherited cannot come back into the wrong process's pool.
         surplus = self.life.queue.give(self)
         if surplus is not None:
@@ -104,15 +118,28 @@ class Record(_ConnectionRecord):
             _fork.current()
             return
         self.ready = False
+        if self.dbapi_connection is not None:
+            self.life.invalidations += 1
         super().invalidate(e, soft)
         if self.dbapi_connection is None:
             self.ownership = None
 
     def get_connection(self) -> Any:  # noqa: ANN401 - any driver's
         """Return the connection: a new one where there is none, or where it is too old or was invalidated."""
+        if self.dbapi_connection is not None and self.life.pool.is_due(self):
+            self._soft_invalidate_time = time.time()
         connection = super().get_connection()
         self.ready = True
         return connection
+
+    def answers(self) -> bool:
+        """Tell, by a look at the socket, whether a pre-ping can be left out."""
+        if self.ownership is None or self.ownership.driver.fileno is None:
+            return False
+        try:
+            return not has_something_to_say(self.ownership.driver.fileno(self.ownership.connection))
+        except Exception:  # noqa: BLE001 - whatever is wrong with it, the ping will find out
+            return False
 
     def retire(self) -> None:
         """Close the connection, and make room for another."""
@@ -261,7 +288,7 @@ class Fairy(_ConnectionFairy):
                     or events.parent_listeners
                 ):
                     self._reset(pool, transaction_was_reset, terminate_only=False, asyncio_safe=True)
-                elif not transaction_was_reset:
+                elif not transaction_was_reset and not (record.is_idle is not None and record.is_idle(connection)):
                     connection.rollback()
             except BaseException as error:
                 pool.logger.exception("Exception during reset or similar")

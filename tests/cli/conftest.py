@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # Each of them would change what a run prints or does.
-_FOREIGN = ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "PIDPOOL_AUDIT_URL", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+_FOREIGN = (
+    "COLUMNS",
+    "FORCE_COLOR",
+    "NO_COLOR",
+    "PIDPOOL_AUDIT_URL",
+    "PIDPOOL_BENCH_URL",
+    "TTY_COMPATIBLE",
+    "TTY_INTERACTIVE",
+)
 
 COMMAND = [sys.executable, "-m", "pidpool"]
 

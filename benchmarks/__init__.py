@@ -1,0 +1,1 @@
+"""The measurements that we publish: ``python -m benchmarks.publish``. The method is in README.md."""

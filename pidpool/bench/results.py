@@ -1,0 +1,221 @@
+"""A whole run as data: settings, versions, machine, every round; and its JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import make_url
+
+import pidpool
+from pidpool.bench.errors import ResultsError
+from pidpool.bench.figures import Spread
+from pidpool.bench.rounds import Load, Played, Round
+from pidpool.bench.workloads import WORKLOADS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pidpool.bench.runner import Plan
+    from pidpool.hazards import Target
+
+SCHEMA = "pidpool-bench/1"
+"""The JSON layout; its number rises when a reader of the old layout would misread the new one."""
+
+METRICS: dict[str, Callable[[Round], float]] = {
+    "time": lambda played: played.seconds or 0.0,
+    "p50": lambda played: played.percentiles[50],
+    "p99": lambda played: played.percentiles[99],
+}
+"""What can be compared, in seconds: the time of an operation on the whole, and how long single ones took."""
+
+_PEERS = ("psycopg-pool", "DBUtils")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Under which circumstances the rounds were played."""
+
+    workloads: tuple[str, ...]
+    pools: tuple[str, ...]
+    rounds: int
+    load: Load
+    cores: int
+    load_average: float | None
+    """The machine's, in the minute before: what else it was doing."""
+    versions: dict[str, str]
+    target: str = ""
+    """The URL, its password hidden; empty without a database."""
+    driver: str = ""
+
+    @classmethod
+    def of(cls, plan: Plan, target: Target | None) -> Settings:
+        """Note down everything that somebody would ask about a surprising figure."""
+        versions = {
+            "pidpool": pidpool.__version__,
+            "sqlalchemy": version("sqlalchemy"),
+            "python": platform.python_version(),
+            "kernel": f"{platform.system()} {platform.release()}",
+        }
+        for peer in _PEERS:
+            try:
+                versions[peer.lower()] = version(peer)
+            except PackageNotFoundError:
+                continue
+        if target is not None:
+            versions["driver"] = driver_version(target.url)
+            versions["server"] = target.server_version
+        return cls(
+            workloads=tuple(workload.name for workload in plan.workloads),
+            pools=tuple(subject.name for subject in plan.subjects),
+            rounds=plan.rounds,
+            load=plan.load,
+            cores=os.cpu_count() or 1,
+            load_average=load_average(),
+            versions=versions,
+            target=target.safe_url if target else "",
+            driver=target.driver if target else "",
+        )
+
+
+@dataclass
+class Results:
+    """The rounds so far, in the order in which they were played."""
+
+    settings: Settings
+    played: list[Played] = field(default_factory=list)
+    interrupted: bool = False
+    seconds: float = 0.0
+    """How long the whole run took."""
+    load_average_after: float | None = None
+
+    def rounds(self, workload: str, pool: str) -> list[Round]:
+        """Return the rounds of `pool` that were played, in their order."""
+        return [each.round for each in self.played if (each.workload, each.pool) == (workload, pool)]
+
+    def cells(self) -> Iterator[tuple[str, str, list[Round]]]:
+        """Yield each workload with each pool, and its rounds."""
+        for workload in self.settings.workloads:
+            for pool in self.settings.pools:
+                yield workload, pool, self.rounds(workload, pool)
+
+    def ratios(self, workload: str, pool: str, base: str) -> list[float]:
+        """Return what `pool` took as a share of what `base` took, round by round, where both did it right."""
+        by_number: dict[int, dict[str, Round]] = {}
+        for each in self.played:
+            if each.workload == workload and each.round.is_clean:
+                by_number.setdefault(each.number, {})[each.pool] = each.round
+        return [
+            (pair[pool].seconds or 0.0) / (pair[base].seconds or 1.0)
+            for _, pair in sorted(by_number.items())
+            if pool in pair and base in pair
+        ]
+
+    def as_json(self) -> str:
+        """Return everything, for programs."""
+        settings = asdict(self.settings)
+        content: dict[str, Any] = {
+            "schema": SCHEMA,
+            "interrupted": self.interrupted,
+            "seconds": round(self.seconds, 3),
+            "versions": settings.pop("versions"),
+            "machine": {
+                "cores": settings.pop("cores"),
+                "load_before": settings.pop("load_average"),
+                "load_after": self.load_average_after,
+            },
+            "settings": settings,
+            "workloads": {name: WORKLOADS[name].title for name in self.settings.workloads},
+            "summary": [
+                {"workload": workload, "pool": pool, **_summary(rounds)} for workload, pool, rounds in self.cells()
+            ],
+            "rounds": [
+                {"workload": each.workload, "pool": each.pool, "number": each.number, **each.round.as_json()}
+                for each in self.played
+            ],
+        }
+        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Results:
+        """Return what `as_json` was made of.
+
+        Raises:
+            ResultsError: `text` is not that.
+        """
+        try:
+            content = json.loads(text)
+            schema = content["schema"]
+        except (ValueError, TypeError, KeyError):
+            raise ResultsError("it holds no results of `pidpool bench`") from None
+        if schema != SCHEMA:
+            raise ResultsError(f"it has the layout {schema!r}, and this pidpool reads {SCHEMA!r}")
+        try:
+            settings = dict(content["settings"])
+            machine = content["machine"]
+            return cls(
+                settings=Settings(
+                    **{
+                        **settings,
+                        "workloads": tuple(settings["workloads"]),
+                        "pools": tuple(settings["pools"]),
+                        "load": Load(**settings["load"]),
+                    },
+                    cores=machine["cores"],
+                    load_average=machine["load_before"],
+                    versions=content["versions"],
+                ),
+                played=[
+                    Played(fields.pop("workload"), fields.pop("pool"), fields.pop("number"), Round.from_json(fields))
+                    for fields in map(dict, content["rounds"])
+                ],
+                interrupted=content["interrupted"],
+                seconds=content["seconds"],
+                load_average_after=machine["load_after"],
+            )
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            raise ResultsError(f"it is damaged: {type(error).__name__}: {error}") from error
+
+
+def clean(rounds: list[Round]) -> list[Round]:
+    """Return those whose times count."""
+    return [played for played in rounds if played.is_clean]
+
+
+def damage(rounds: list[Round]) -> dict[str, int]:
+    """Return what went wrong in `rounds`, and how often."""
+    counts: dict[str, int] = {}
+    for played in rounds:
+        for what, count in played.damage.items():
+            counts[what] = counts.get(what, 0) + count
+    return counts
+
+
+def load_average() -> float | None:
+    """Return how many processes wanted to run in the last minute, on average."""
+    return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
+
+
+def driver_version(url: str) -> str:
+    """Return what the driver says of itself, by the module that SQLAlchemy uses for this URL."""
+    stated = getattr(make_url(url).get_dialect().import_dbapi(), "__version__", "unknown")
+    return str(stated).partition(" ")[0]  # psycopg2 appends its build options.
+
+
+def _summary(rounds: list[Round]) -> dict[str, Any]:
+    counted = clean(rounds)
+    spreads = {
+        name: asdict(Spread.of([metric(played) for played in counted])) if counted else None
+        for name, metric in METRICS.items()
+    }
+    return {
+        **spreads,
+        "operations": sum(played.operations for played in rounds),
+        "connects": sum(played.connects for played in rounds),
+        "timeouts": sum(played.timeouts for played in rounds),
+        "damage": damage(rounds),
+    }

@@ -1,0 +1,111 @@
+"""The table of a bench, and the Markdown that is made of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pidpool.bench import METRICS
+from pidpool.bench.chart import number, scale
+from pidpool.bench.figures import Spread
+from pidpool.bench.results import clean, damage
+from pidpool.bench.verdicts import counted, sentences, warnings
+from pidpool.cli.redaction import hidden
+from pidpool.cli.report import markdown_list, markdown_row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pidpool.bench import Change, Results, Round, Settings
+
+HEADINGS = ("workload", "pool", "time", "half of the rounds", "p50", "p99", "connects", "wrong", "remarks")
+COMPARED = ("workload", "pool", "metric", "before", "after", "change", "")
+
+
+def rows(results: Results) -> Iterator[tuple[str, ...]]:
+    """Yield a row under `HEADINGS` for each workload and pool; one without times has its reason in the remarks."""
+    for workload, pool, rounds in results.cells():
+        yield (workload, pool, *_figures(rounds))
+
+
+def duration(seconds: float) -> str:
+    """Return `seconds` in a unit that suits it: "1.71 µs"."""
+    factor, unit = scale(seconds)
+    return f"{number(seconds * factor)} {unit}"
+
+
+def compared(change: Change) -> tuple[str, ...]:
+    """Return a row under `COMPARED`."""
+    verdict = "" if change.is_significant else "not significant"
+    figures = (duration(change.before), duration(change.after), f"{change.ratio - 1:+.1%}")
+    return (change.workload, change.pool, change.metric, *figures, verdict)
+
+
+def facts(settings: Settings) -> dict[str, str]:
+    """Return the settings as lines, each under a name."""
+    versions, load = settings.versions, settings.load
+    before = "" if settings.load_average is None else f", load {settings.load_average}"
+    database = {
+        "target": hidden(settings.target),
+        "server": versions.get("server", ""),
+        "driver": f"{settings.driver} {versions.get('driver', '')}".strip(),
+    }
+    return {
+        **{name: value for name, value in database.items() if value},
+        "pools": ", ".join(settings.pools),
+        "workloads": ", ".join(settings.workloads),
+        "rounds": f"{settings.rounds} of {load.duration:g} s for each pool, in turn, each in a fresh process",
+        "load": f"contended: {load.threads} threads over {load.connections} connections, held {load.hold * 1e3:g} ms; "
+        f"storm: {load.processes} children at once; fork, storm: {load.inherited} inherited connections",
+        "versions": f"pidpool {versions['pidpool']}, SQLAlchemy {versions['sqlalchemy']}, "
+        f"Python {versions['python']}, {versions['kernel']}",
+        "machine": f"{settings.cores} cores{before}",
+    }
+
+
+def as_markdown(results: Results) -> str:
+    """Return table, sentences and settings."""
+    lines = [markdown_row(list(HEADINGS)), markdown_row(["---"] * len(HEADINGS))]
+    lines += [markdown_row(list(row)) for row in rows(results)]
+    lines += ["", *markdown_list(sentences(results))]
+    if noise := warnings(results):
+        lines += ["", "Warnings:", "", *markdown_list(noise)]
+    lines += [
+        "",
+        "Settings:",
+        "",
+        *markdown_list([f"{name}: {value}" for name, value in facts(results.settings).items()]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _figures(rounds: list[Round]) -> tuple[str, ...]:
+    connects = str(sum(played.connects for played in rounds))
+    wrong = str(sum(played.wrong + played.shared for played in rounds))
+    measured = [played for played in rounds if played.seconds is not None]
+    if not measured:
+        reasons = [played.detail for played in rounds if played.outcome == "skipped"][:1]
+        remarks = counted(damage(rounds)) or "".join(reasons) or "not measured"
+        return ("-", "-", "-", "-", connects, wrong, hidden(remarks))
+    # What went wrong is shown with its times, so that one sees what they were bought with.
+    counts = clean(measured) or measured
+    time = Spread.of([METRICS["time"](played) for played in counts])
+    medians = [Spread.of([METRICS[name](played) for played in counts]).median for name in ("p50", "p99")]
+    return (
+        duration(time.median),
+        f"{duration(time.low)} to {duration(time.high)}",
+        *map(duration, medians),
+        connects,
+        wrong,
+        hidden(", ".join(_remarks(rounds))),
+    )
+
+
+def _remarks(rounds: list[Round]) -> Iterator[str]:
+    if harm := damage(rounds):
+        yield counted(harm)
+        yield from [played.detail for played in rounds if played.detail][:1]
+    if fairness := [played.fairness for played in rounds if played.fairness is not None]:
+        yield f"fairness {Spread.of(fairness).median:.2f}"
+        yield f"longest wait {duration(max(played.percentiles[100] for played in rounds if played.percentiles))}"
+    if timeouts := sum(played.timeouts for played in rounds):
+        yield f"{timeouts} timeouts"
