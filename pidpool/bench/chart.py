@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 _WIDTH = 860
 _MARGIN = 24
-_NAMES = 190  # to the right end of the names
-_BARS = 470  # how long the longest bar may be; its value stands to the right of it
+_NAMES = 200  # to the right end of the names
+_BARS = 460  # how long the longest bar may be; its value stands to the right of it
 _ROW = 26
 _BAR = 16
 _LETTER = 6.4  # how wide a letter of 12 pixels is at most, on average

@@ -16,6 +16,15 @@ if TYPE_CHECKING:
 _WIDE = 0.3
 """Quartiles that are further apart than this share of the median make a figure worth little."""
 
+_SINGULAR = {
+    "wrong rows": "wrong row",
+    "children in a session of their parent's": "child in a session of its parent's",
+    "errors": "error",
+    "children that hung": "child that hung",
+    "rounds that hung": "round that hung",
+    "rounds that failed": "round that failed",
+}
+
 
 def sentences(results: Results) -> list[str]:
     """Return a sentence for each workload and each pool that the first one is compared with."""
@@ -41,8 +50,8 @@ def warnings(results: Results) -> list[str]:
 
 
 def counted(counts: dict[str, int]) -> str:
-    """Return what went wrong as words: "3 wrong rows, 1 errors"."""
-    return ", ".join(f"{count} {what}" for what, count in counts.items())
+    """Return what went wrong as words: "3 wrong rows, 1 error"."""
+    return ", ".join(f"{count} {_SINGULAR[what] if count == 1 else what}" for what, count in counts.items())
 
 
 def _sentence(results: Results, workload: str, pool: str, base: str) -> str:

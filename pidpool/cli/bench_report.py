@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pidpool.bench import METRICS
 from pidpool.bench.chart import number, scale
@@ -17,14 +17,40 @@ if TYPE_CHECKING:
 
     from pidpool.bench import Change, Results, Round, Settings
 
-HEADINGS = ("workload", "pool", "time", "half of the rounds", "p50", "p99", "connects", "wrong", "remarks")
 COMPARED = ("workload", "pool", "metric", "before", "after", "change", "")
 
 
-def rows(results: Results) -> Iterator[tuple[str, ...]]:
-    """Yield a row under `HEADINGS` for each workload and pool; one without times has its reason in the remarks."""
+class Row(NamedTuple):
+    """What one pool did in one workload, in words; the names of the fields head the columns."""
+
+    workload: str
+    pool: str
+    time: str
+    spread: str
+    """Half of the range in which half of the rounds lie."""
+    half_of_the_rounds: str
+    """That range."""
+    p50: str
+    p99: str
+    connects: str
+    wrong: str
+    remarks: str
+
+
+IN_TERMINAL = ("workload", "pool", "time", "spread", "p50", "p99", "connects", "wrong")
+"""The columns that have room in 80 characters."""
+IN_MARKDOWN = tuple(name for name in Row._fields if name != "spread")
+
+
+def rows(results: Results) -> Iterator[Row]:
+    """Yield a row for each workload and pool; one without times has its reason in the remarks."""
     for workload, pool, rounds in results.cells():
-        yield (workload, pool, *_figures(rounds))
+        yield _row(workload, pool, rounds)
+
+
+def cells(row: Row, columns: tuple[str, ...]) -> list[str]:
+    """Return those columns of a row."""
+    return [getattr(row, column) for column in columns]
 
 
 def duration(seconds: float) -> str:
@@ -64,8 +90,9 @@ def facts(settings: Settings) -> dict[str, str]:
 
 def as_markdown(results: Results) -> str:
     """Return table, sentences and settings."""
-    lines = [markdown_row(list(HEADINGS)), markdown_row(["---"] * len(HEADINGS))]
-    lines += [markdown_row(list(row)) for row in rows(results)]
+    headings = [name.replace("_", " ") for name in IN_MARKDOWN]
+    lines = [markdown_row(headings), markdown_row(["---"] * len(headings))]
+    lines += [markdown_row(cells(row, IN_MARKDOWN)) for row in rows(results)]
     lines += ["", *markdown_list(sentences(results))]
     if noise := warnings(results):
         lines += ["", "Warnings:", "", *markdown_list(noise)]
@@ -78,25 +105,22 @@ def as_markdown(results: Results) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _figures(rounds: list[Round]) -> tuple[str, ...]:
+def _row(workload: str, pool: str, rounds: list[Round]) -> Row:
     connects = str(sum(played.connects for played in rounds))
     wrong = str(sum(played.wrong + played.shared for played in rounds))
     measured = [played for played in rounds if played.seconds is not None]
     if not measured:
         reasons = [played.detail for played in rounds if played.outcome == "skipped"][:1]
         remarks = counted(damage(rounds)) or "".join(reasons) or "not measured"
-        return ("-", "-", "-", "-", connects, wrong, hidden(remarks))
+        return Row(workload, pool, "-", "-", "-", "-", "-", connects, wrong, hidden(remarks))
     # What went wrong is shown with its times, so that one sees what they were bought with.
     counts = clean(measured) or measured
     time = Spread.of([METRICS["time"](played) for played in counts])
-    medians = [Spread.of([METRICS[name](played) for played in counts]).median for name in ("p50", "p99")]
-    return (
-        duration(time.median),
-        f"{duration(time.low)} to {duration(time.high)}",
-        *map(duration, medians),
-        connects,
-        wrong,
-        hidden(", ".join(_remarks(rounds))),
+    p50, p99 = (duration(Spread.of([METRICS[name](played) for played in counts]).median) for name in ("p50", "p99"))
+    half = f"{duration(time.low)} to {duration(time.high)}"
+    remarks = hidden(", ".join(_remarks(rounds)))
+    return Row(
+        workload, pool, duration(time.median), f"±{time.width / 2:.0%}", half, p50, p99, connects, wrong, remarks
     )
 
 

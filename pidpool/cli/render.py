@@ -124,7 +124,14 @@ class Renderer:
 
     def bench(self, results: Results) -> None:
         """Show the figures, what they come to, and what speaks against them."""
-        self._figures(bench_report.HEADINGS, bench_report.rows(results))
+        rows = list(bench_report.rows(results))
+        columns = bench_report.IN_TERMINAL
+        self._figures(columns, [bench_report.cells(row, columns) for row in rows])
+        remarks = [f"{row.workload}, {row.pool}: {row.remarks}" for row in rows if row.remarks]
+        for remark in remarks:
+            self._results.print(Text(remark), soft_wrap=True)
+        if remarks:
+            self._results.print()
         for sentence in sentences(results):
             self._results.print(Text(hidden(sentence), "bold"), soft_wrap=True)
         for warning in warnings(results):
@@ -141,7 +148,9 @@ class Renderer:
             self.notice(f"Warning: {line}.")
 
     def _figures(self, headings: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-        table = self._table(*headings)
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        for heading in headings:
+            table.add_column(heading, no_wrap=heading != "pool", overflow="fold")
         for row in rows:
             table.add_row(*map(Text, row))
         self._results.print()

@@ -61,12 +61,12 @@ def test_too_few_rounds_are_said_to_be_too_few() -> None:
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
-        ({"wrong": 1}, "1 wrong rows"),
+        ({"wrong": 1}, "1 wrong row"),
         ({"shared": 2}, "2 children in a session of their parent's"),
         ({"errors": 3}, "3 errors"),
         ({"hung": 4}, "4 children that hung"),
-        ({"outcome": "hang"}, "1 rounds that hung"),
-        ({"outcome": "error"}, "1 rounds that failed"),
+        ({"outcome": "hang"}, "1 round that hung"),
+        ({"outcome": "error"}, "1 round that failed"),
     ],
 )
 @pytest.mark.parametrize("culprit", ["ours", "theirs"])
@@ -148,7 +148,7 @@ def test_the_chart_is_xml_has_both_themes_and_says_everything_in_words() -> None
     content = of_results(run)
     root = ET.fromstring(content)  # noqa: S314 - our own
     words = " ".join("".join(element.itertext()) for element in root)
-    for expected in ("query", "ours", "300", "ms a query", "1 wrong rows", "1 rounds that failed", "8 rounds of 0.5 s"):
+    for expected in ("query", "ours", "300", "ms a query", "1 wrong row", "1 round that failed", "8 rounds of 0.5 s"):
         assert expected in words
     assert "prefers-color-scheme: dark" in content
 

@@ -47,7 +47,7 @@ def run(postgresql: Address, environment: dict[str, str], tmp_path_factory: pyte
 def test_settings_come_first_and_then_figures_and_sentences(run: Run) -> None:
     assert run.result.returncode == 0, run.result
     output = run.result.stdout
-    order = [output.index(words) for words in ("target", "2 of 0.05 s", "half of the rounds", "query: pidpool took")]
+    order = [output.index(words) for words in ("target", "2 of 0.05 s", "spread", "query: pidpool took")]
     assert order == sorted(order)
     assert [
         line.split()[:2] for line in output.splitlines() if line.startswith(("checkout  ", "query  ", "fork  "))
