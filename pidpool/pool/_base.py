@@ -246,8 +246,8 @@ class ForkSafePool(Pool):
         why = f"refused because of max_waiting {limit}" if refused else "connection timed out"
         return (
             f"{type(self).__name__} limit of size {size} overflow {(queue.capacity or 0) - size} reached, {why}, "
-            f"timeout {self._timeout:0.2f}: {queue.open} of {queue.capacity} connections are out, {queue.waiting} other "
-            f"threads wait, waited {waited:0.3f} s. Close connections sooner, or raise pool_size or max_overflow"
+            f"timeout {self._timeout:0.2f}: {queue.open} of {queue.capacity} connections are out, {queue.waiting} "
+            f"other threads wait, waited {waited:0.3f} s. Close connections sooner, or raise pool_size or max_overflow"
         )
 
     # -- checkin -------------------------------------------------------------------------------------------------

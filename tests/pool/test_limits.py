@@ -38,7 +38,7 @@ def test_one_more_than_the_limit_waits_and_then_fails(pool_class: type[QueuePool
 def test_the_timeouts_message_says_how_many_are_open_and_waiting(opener: Opener) -> None:
     pool = PidPool(opener, pool_size=1, max_overflow=0, timeout=0.1)
     connection = pool.connect()
-    with pytest.raises(PoolTimeoutError, match=r"\(1 open, 0 others waiting\)"):
+    with pytest.raises(PoolTimeoutError, match=r"1 of 1 connections are out, 0 other threads wait, waited 0\.1"):
         pool.connect()
     connection.close()
 
