@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pidpool.hazards import Hazard, Verdict
     from tests.hazards.conftest import TargetOf
 
-# The drivers that differ most: one that looks at the PID itself, and one whose finalizer says goodbye.
+# For --quick, the drivers that differ most: one that looks at the PID itself, and one whose finalizer says goodbye.
 _QUICK = ("psycopg", "mysqlclient")
 _SECONDS = 45.0  # A machine with two cores runs several of these at a time.
 
@@ -25,26 +25,27 @@ def assert_safe(verdict: Verdict) -> None:
 
 
 every_hazard = pytest.mark.parametrize("name", list(CATALOGUE))
-every_driver = pytest.mark.parametrize("driver", DRIVERS)
-# What differs little from one driver to the next is left to the long run for most of them.
-two_drivers_first = pytest.mark.parametrize(
-    "driver", [pytest.param(each, marks=() if each in _QUICK else pytest.mark.slow) for each in DRIVERS]
-)
 
 
-@every_driver
+def drivers(*quick: str) -> pytest.MarkDecorator:
+    """Parametrise over all drivers; those that are not `quick` are left to the long run."""
+    cases = [pytest.param(each, marks=() if each in quick else pytest.mark.slow) for each in DRIVERS]
+    return pytest.mark.parametrize("driver", cases)
+
+
+@drivers(*_QUICK)
 @every_hazard
 def test_pid_pool_is_safe(name: str, driver: str, target_of: TargetOf) -> None:
     assert_safe(run(hazard(name), subject("pidpool"), target_of(driver), timeout=_SECONDS))
 
 
-@two_drivers_first
+@drivers("psycopg")
 @every_hazard
 def test_pid_null_pool_is_safe(name: str, driver: str, target_of: TargetOf) -> None:
     assert_safe(run(hazard(name), subject("pidnullpool"), target_of(driver), timeout=_SECONDS))
 
 
-@two_drivers_first
+@drivers("psycopg")
 @every_hazard
 def test_the_control_is_not_safe(name: str, driver: str, target_of: TargetOf) -> None:
     control = subject(hazard(name).control(driver))
