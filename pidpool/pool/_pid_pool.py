@@ -49,14 +49,14 @@ class PidPool(ForkSafePool, QueuePool):
     # Below SQLAlchemy's own, so that logging.getLogger("sqlalchemy.pool") reaches it, as its manual says.
     _sqla_logger_namespace = "sqlalchemy.pool.PidPool"
 
-    def __init__(  # noqa: PLR0913 - QueuePool's arguments and ours
+    def __init__(  # noqa: PLR0913, PLR0917 - QueuePool's arguments and ours
         self,
         creator: Callable[..., Any],
         pool_size: int = 5,
         max_overflow: int = 10,
         timeout: float = 30.0,
         use_lifo: bool = False,  # noqa: FBT001, FBT002 - QueuePool's signature
-        *,
+        # Not keyword-only: create_engine passes on only what it finds among the positional parameters.
         min_size: int = 0,
         max_idle: float | None = None,
         max_waiting: int | None = None,
