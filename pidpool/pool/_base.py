@@ -242,11 +242,13 @@ class ForkSafePool(Pool):
     def _timeout_message(self, queue: Queue[Record], waited: float) -> str:
         size = queue.keep or 0
         limit = self._upkeep.max_waiting
-        refused = limit is not None and waited < self._timeout and queue.waiting >= limit
+        timeout: float | None = self._timeout  # None: wait for ever, which only max_waiting cuts short
+        refused = limit is not None and (timeout is None or waited < timeout)
         why = f"refused because of max_waiting {limit}" if refused else "connection timed out"
+        patience = "none" if timeout is None else f"{timeout:0.2f}"
         return (
             f"{type(self).__name__} limit of size {size} overflow {(queue.capacity or 0) - size} reached, {why}, "
-            f"timeout {self._timeout:0.2f}: {queue.open} of {queue.capacity} connections are out, {queue.waiting} "
+            f"timeout {patience}: {queue.open} of {queue.capacity} connections are out, {queue.waiting} "
             f"other threads wait, waited {waited:0.3f} s. Close connections sooner, or raise pool_size or max_overflow"
         )
 
@@ -309,15 +311,16 @@ class ForkSafePool(Pool):
 
         def connect_and_own(record: Any) -> Any:  # noqa: ANN401 - any driver's connection
             record.ownership = None
-            life = self._life
+            life = record.life
             life.connects += 1
             try:
                 connection = open_connection(record)
             except BaseException:
                 life.connect_errors += 1
                 raise
-            record.ownership = Ownership(self._dialect.get_driver_connection(connection))
-            record.is_idle = record.ownership.driver.idle
+            # Whoever began to open it owns it, should somebody have forked meanwhile, in a do_connect event.
+            record.ownership = Ownership(self._dialect.get_driver_connection(connection), life.generation)
+            record.driver = record.ownership.driver
             record.luck = random.random()  # noqa: S311 - to spread reconnects, not secrets
             return connection
 
