@@ -18,13 +18,13 @@ from sqlalchemy.exc import DontWrapMixin
 
 from pidpool import _fork
 from pidpool.errors import InheritedConnectionError
+from pidpool.pool._cursor import GuardedCursor
 from pidpool.pool._sqlalchemy import _ConnectionFairy, _ConnectionRecord
 from pidpool.pool._upkeep import has_something_to_say
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pidpool._discard import Ownership
+    from pidpool.drivers import Driver
     from pidpool.pool._base import ForkSafePool, Life
     from pidpool.pool._queue import Slot
 
@@ -42,15 +42,15 @@ _NotWrappedError.__module__ = InheritedConnectionError.__module__
 class Record(_ConnectionRecord):
     """A place in the pool. Belongs to the process that made it, as its connection and its queue do."""
 
-    __slots__ = ("_slot", "came_back", "holder", "is_idle", "life", "luck", "ownership", "ready")
+    __slots__ = ("_slot", "came_back", "driver", "holder", "life", "luck", "ownership", "ready")
 
     #: The pool's life in the process that made this record; its queue is where the record goes back to.
     life: Life
     #: Whether there is a connection that nobody has invalidated: what a checkout asks first.
     ready: bool
 
-    #: The driver's way of telling that the server has no open transaction, if it has one.
-    is_idle: Callable[[Any], bool] | None
+    #: What is known of the driver. Set with ``ownership``.
+    driver: Driver
     #: When it was last given back (``time.monotonic()``); only kept where somebody asks.
     came_back: float
     #: Who owns ``dbapi_connection``. Set as soon as the driver has opened it; None when there is no connection.
@@ -66,7 +66,6 @@ class Record(_ConnectionRecord):
         self.ready = True
         self._slot = slot
         self.ownership = None
-        self.is_idle = None
         self.came_back = self.luck = 0.0
         self.holder = 0
         super().__init__(pool)  # connects
@@ -214,10 +213,15 @@ class Fairy(_ConnectionFairy):
         return super().driver_connection
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the driver's signature
-        """Return a new cursor of the driver's."""
+        """Return a new cursor of the driver's; one that streams, with a guard."""
         if not self._life.page[0]:
             self.refuse_if_inherited()
-        return self._connection.cursor(*args, **kwargs)
+        cursor = self._connection.cursor(*args, **kwargs)
+        record: Any = self._connection_record
+        driver = self._ownership.driver if record is None else record.driver
+        if driver.streams is not None and driver.streams(cursor):
+            return GuardedCursor(cursor, self._life.page, self.refuse_if_inherited)
+        return cursor
 
     def commit(self) -> None:
         """Commit the transaction."""
@@ -288,7 +292,9 @@ class Fairy(_ConnectionFairy):
                     or events.parent_listeners
                 ):
                     self._reset(pool, transaction_was_reset, terminate_only=False, asyncio_safe=True)
-                elif not transaction_was_reset and not (record.is_idle is not None and record.is_idle(connection)):
+                elif not transaction_was_reset and not (
+                    record.driver.idle is not None and record.driver.idle(connection)
+                ):
                     connection.rollback()
             except BaseException as error:
                 pool.logger.exception("Exception during reset or similar")
@@ -338,6 +344,8 @@ class Fairy(_ConnectionFairy):
             return
         record.holder = 0
         self._life.out.discard(record)
+        if self._life.leaks is not None:
+            self._life.leaks.came_back(record)  # what is detached is nobody's leak, and the record goes to others
         self._ownership = record.ownership
         record.dbapi_connection = record.ownership = None
         record.ready = False
