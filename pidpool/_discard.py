@@ -94,6 +94,11 @@ except (ImportError, AttributeError):  # an interpreter without CPython's C API
     pass
 
 
+def pin(thing: object) -> None:
+    """Keep ``thing``, which belongs to another process, from ever being finalized in this one."""
+    _pinned.append(thing)
+
+
 def _release(connection: object, driver: drivers.Driver | None, expected: _Identity | None) -> None:
     """Give up this process's copy of ``connection``.
 
@@ -105,7 +110,7 @@ def _release(connection: object, driver: drivers.Driver | None, expected: _Ident
     """
     # Nothing is lost by keeping the object: the child has its memory anyway. And nothing is said by its finalizer,
     # neither to the server nor, as a ResourceWarning about an unclosed connection, to the user.
-    _pinned.append(connection)
+    pin(connection)
     try:
         driver = driver or drivers.of(connection)  # may read entry points, and warn, where warnings may be errors
         if driver.fileno is None:
@@ -120,6 +125,8 @@ def _release(connection: object, driver: drivers.Driver | None, expected: _Ident
                 os.close(descriptor)
             if driver.silence is not None:
                 driver.silence(connection)
+    except (MemoryError, RecursionError):
+        raise  # not for ever: who asks again, from further up the stack, succeeds
     except Exception:  # noqa: BLE001, S110 - the driver says that it is closed, in a way of its own; or the number is closed,
         pass  # or above a limit that was lowered since. Then there is nothing to redirect, and the object is pinned.
 
@@ -131,16 +138,17 @@ class Ownership:
     own finalizer can run, even inside ``os.fork()`` where CPython frees the other threads' thread-locals.
 
     Args:
-        connection: the driver's connection, just opened by this process.
+        connection: the driver's connection, just opened.
+        generation: the generation that opened it; by default, this process's.
 
     """
 
     __slots__ = ("__weakref__", "_discarded", "_socket", "connection", "driver", "generation")
 
-    def __init__(self, connection: object) -> None:
+    def __init__(self, connection: object, generation: _fork.Generation | None = None) -> None:
         self._discarded = False
         self.connection = connection
-        self.generation = _fork.current()
+        self.generation = generation or _fork.current()
         self.driver = drivers.of(connection)
         self._socket: _Identity | None = None
         _dead_end.keep_open()
@@ -149,7 +157,10 @@ class Ownership:
                 self._socket = _Identity.of(self.driver.fileno(connection))
             except Exception:  # noqa: BLE001 - a driver that connects later, or a file: pin, rather than guess later
                 self.driver = drivers.unknown(connection)
-        _fork.register(self)
+        if self.generation.page[0]:
+            _fork.register(self)
+        else:  # forked while it was being opened, and this is the child
+            self.discard()
 
     @property
     def state(self) -> str:
@@ -166,9 +177,9 @@ class Ownership:
     def discard(self) -> None:
         """Give up this process's copy of the connection. Idempotent; cannot fail."""
         if not self._discarded:
+            _release(self.connection, self.driver, self._socket)
             self._discarded = True
             _fork.unregister(self)
-            _release(self.connection, self.driver, self._socket)
 
     after_fork = discard
 

@@ -44,7 +44,10 @@ class Inheritable(Protocol):
     """What may be registered here."""
 
     def after_fork(self) -> None:
-        """Let go of what an ancestor owns. Runs once, in the child; no I/O, no lock, no exception."""
+        """Let go of what an ancestor owns. Runs in the child; no I/O, no lock, no exception.
+
+        Only when it had no room to run (RecursionError, MemoryError), or was interrupted, is it asked again.
+        """
 
 
 class _PidPage:
@@ -93,12 +96,15 @@ KERNEL_WIPES: Final = _kernel_wipes()
 class Generation:
     """One process's life between forks."""
 
-    __slots__ = ("_heir", "number", "page", "pid")
+    __slots__ = ("_heir", "announced", "number", "page", "pid")
 
     page: Page
     pid: int
     #: 0 in the process that imported pidpool, one more in each child. For people: it is printed, never compared.
     number: int
+    #: Whether it began with Python's at-fork hooks. If not (a C-level fork), the locks of Python's own modules may be
+    #: held for ever: that of a logging handler, say.
+    announced: bool
     #: The generation that followed this one *in this process*, if any. ``dict.setdefault`` decides a race between
     #: threads.
     _heir: dict[str, Generation]
@@ -107,6 +113,7 @@ class Generation:
         self.page = (_wiped_page() if KERNEL_WIPES else None) or _PidPage()
         self.pid = os.getpid()
         self.number = number
+        self.announced = False
         self._heir = {}
 
     def __repr__(self) -> str:
@@ -172,21 +179,37 @@ def _begin(ended: Generation) -> Generation:
         ended._heir["heir"] = heir = candidate
     _current = heir
     if heir is candidate:  # of several threads that notice at once, one does the work
-        for thing in inherited:
-            unregister(thing)
-            try:
-                thing.after_fork()
-            except Exception:  # noqa: BLE001, S112 - one broken object must not leave the others' sockets shared, and
-                continue  # an exception inside os.fork() would only be printed
+        done = False
+        try:
+            done = _let_go(inherited)
+        finally:
+            if not done:  # this generation ends here: whoever looks next begins another, and does the rest
+                heir.page[0] = 0
     return heir
+
+
+def _let_go(inherited: list[Inheritable]) -> bool:
+    """Tell everything that was registered about the fork; return whether nothing is left to do."""
+    done = True
+    for thing in inherited:
+        try:
+            thing.after_fork()
+        except (MemoryError, RecursionError):  # the fork happened deep down in a recursion; that will pass
+            done = False
+            continue
+        except Exception:  # noqa: BLE001, S110 - one broken object must not leave the others' sockets shared, and an
+            pass  # exception inside os.fork() would only be printed
+        unregister(thing)
+    return done
 
 
 def _after_fork_in_child() -> None:
     # CPython destroys the thread-locals of the parent's other threads inside os.fork(), *before* it runs this hook. A
     # finalizer among them may have noticed the fork already. Without a wiped page nobody can tell; begin again then.
-    if KERNEL_WIPES and _current.is_current():
-        return
-    _begin(_current)
+    here = _current
+    if not (KERNEL_WIPES and here.is_current()):
+        here = _begin(here)
+    here.announced = True
 
 
 def _at_exit() -> None:

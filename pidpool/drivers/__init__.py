@@ -43,6 +43,8 @@ class Driver:
         silence: called once the descriptor is dead, for a driver whose finalizers would complain about that.
         idle: tells, without I/O, that the server certainly has no open transaction and no unread result, so that a
             rollback would do nothing. None: the driver does not know, so the pool always rolls back.
+        streams: tells of a cursor whether it reads its rows from the server as they are asked for, so that closing or
+            freeing it talks to the server. None: the driver has no such cursors.
 
     """
 
@@ -50,6 +52,7 @@ class Driver:
     fileno: Callable[[Any], int] | None
     silence: Callable[[Any], None] | None = None
     idle: Callable[[Any], bool] | None = None
+    streams: Callable[[Any], bool] | None = None
 
 
 @functools.cache
@@ -63,6 +66,11 @@ def _built_in() -> dict[str, Driver]:
 def load() -> None:
     """Import the modules in this package, so that looking a driver up needs no file."""
     _built_in()
+
+
+def inherits(name: str, thing: object) -> bool:
+    """Tell whether ``thing`` is an instance of a class called ``name``: no driver is imported here."""
+    return any(ancestor.__name__ == name for ancestor in type(thing).__mro__)
 
 
 def of(connection: object) -> Driver:

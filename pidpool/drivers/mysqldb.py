@@ -7,6 +7,10 @@ It has no usable note of the transaction: the pool always rolls back.
 
 from __future__ import annotations
 
-from pidpool.drivers import Driver
+from pidpool.drivers import Driver, inherits
 
-DRIVER = Driver("mysqlclient", fileno=lambda connection: int(connection.fileno()))
+DRIVER = Driver(
+    "mysqlclient",
+    fileno=lambda connection: int(connection.fileno()),
+    streams=lambda cursor: inherits("CursorUseResultMixIn", cursor),
+)

@@ -11,4 +11,5 @@ DRIVER = Driver(
     "pg8000",
     fileno=lambda connection: int(connection._usock.fileno()),
     idle=lambda connection: not connection._in_transaction,
+    streams=lambda _cursor: True,  # SQLAlchemy makes a server-side cursor out of any, by DECLARE, FETCH and CLOSE
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pidpool.drivers import Driver
+from pidpool.drivers import Driver, inherits
 
 _PQTRANS_IDLE = 0
 
@@ -17,4 +17,8 @@ def _idle(connection: Any) -> bool:  # noqa: ANN401 - the driver is not imported
     return connection.pgconn.transaction_status == _PQTRANS_IDLE and connection._pipeline is None
 
 
-DRIVER = Driver("psycopg", fileno=lambda connection: int(connection.fileno()), idle=_idle)
+def _streams(cursor: Any) -> bool:  # noqa: ANN401 - see above
+    return inherits("ServerCursor", cursor)
+
+
+DRIVER = Driver("psycopg", fileno=lambda connection: int(connection.fileno()), idle=_idle, streams=_streams)

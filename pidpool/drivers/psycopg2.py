@@ -15,4 +15,5 @@ DRIVER = Driver(
     "psycopg2",
     fileno=lambda connection: int(connection.fileno()),
     idle=lambda connection: bool(connection.status == _STATUS_READY),
+    streams=lambda cursor: cursor.name is not None,
 )

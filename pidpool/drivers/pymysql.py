@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pidpool.drivers import Driver
+from pidpool.drivers import Driver, inherits
 
 
 def _leave_unread(connection: Any) -> None:  # noqa: ANN401 - the driver is not imported here
@@ -34,4 +34,14 @@ def _idle(connection: Any) -> bool:  # noqa: ANN401 - see above
     return result is None or not (result.unbuffered_active or result.has_next)
 
 
-DRIVER = Driver("pymysql", fileno=lambda connection: int(connection._sock.fileno()), silence=_leave_unread, idle=_idle)
+def _streams(cursor: Any) -> bool:  # noqa: ANN401 - see above
+    return inherits("SSCursor", cursor)
+
+
+DRIVER = Driver(
+    "pymysql",
+    fileno=lambda connection: int(connection._sock.fileno()),
+    silence=_leave_unread,
+    idle=_idle,
+    streams=_streams,
+)

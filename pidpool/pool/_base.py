@@ -216,9 +216,10 @@ class ForkSafePool(Pool):
             forget_event_locks(self)
             life.discards = old.open
             life.forks = ended.forks + 1
-            self.logger.info(
-                "Pid %d discarded %d connections that it inherited from pid %d", generation.pid, old.open, ended.pid
-            )
+            if generation.announced:
+                self.logger.info(
+                    "Pid %d discarded %d connections that it inherited from pid %d", generation.pid, old.open, ended.pid
+                )
         self._life = life
         return life
 

@@ -11,7 +11,6 @@ other.
 
 from __future__ import annotations
 
-import itertools
 import sys
 import threading
 import time
@@ -260,12 +259,12 @@ class Queue(Generic[T]):
 
     def _leave(self, waiter: _Waiter[T]) -> None:
         """Step out of the line, unless somebody is just serving us: then take what comes."""
-        for attempt in itertools.count():
+        for _ in range(2):
             try:
                 self._waiters.remove(waiter)
             except ValueError:
                 # Another thread has taken us out of the line. It is about to hand something over, or to put us back.
-                if waiter.lock.acquire(timeout=_HAND_OVER) or attempt:
+                if waiter.lock.acquire(timeout=_HAND_OVER):
                     return
             else:
                 return
