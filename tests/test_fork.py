@@ -473,3 +473,31 @@ for number in range(-100, 0):
 assert os.listdir("/proc/self/fd") == before
 """
     assert_quiet(run_script(prepared(source)))
+
+
+@pytest.mark.parametrize("error", ["RecursionError", "KeyboardInterrupt"])
+def test_what_could_not_be_finished_is_finished_by_whoever_looks_next(run_script: RunScript, error: str) -> None:
+    # A fork deep down in a recursion, or a Ctrl-C inside the hook.
+    source = f"""
+told = []
+class Thing:
+    def after_fork(self):
+        if not told:
+            told.append(None)
+            raise {error}
+        told.append(self)
+        _fork.unregister(self)
+things = [Thing() for _ in range(4)]
+for thing in things:
+    _fork.register(thing)
+def look():
+    try:
+        _fork.current()
+    except {error}:
+        pass
+    here = _fork.current()
+    assert here.is_current() and set(things) <= set(told)
+    assert _fork.current() is here
+child(look, how="hookless")
+"""
+    assert_quiet(run_script(prepared(source)))
