@@ -1,4 +1,4 @@
-"""How PidPool keeps itself healthy: pre-ping by a look at the socket, recycle, and limits to idling, waiting, leaking."""
+"""How PidPool keeps itself healthy: pre-ping by a look at the socket, recycle, idle connections, the line, leaks."""
 
 from __future__ import annotations
 
