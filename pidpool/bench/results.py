@@ -35,6 +35,9 @@ METRICS: dict[str, Callable[[Round], float]] = {
 
 _PEERS = ("psycopg-pool", "DBUtils")
 
+_DISTRIBUTIONS = {"MySQLdb": "mysqlclient"}
+"""The module that does not tell its version -> the distribution that does."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -202,7 +205,8 @@ def load_average() -> float | None:
 
 def driver_version(url: str) -> str:
     """Return what the driver says of itself, by the module that SQLAlchemy uses for this URL."""
-    stated = getattr(make_url(url).get_dialect().import_dbapi(), "__version__", "unknown")
+    module = make_url(url).get_dialect().import_dbapi()
+    stated = getattr(module, "__version__", None) or version(_DISTRIBUTIONS.get(module.__name__, module.__name__))
     return str(stated).partition(" ")[0]  # psycopg2 appends its build options.
 
 

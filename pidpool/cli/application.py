@@ -10,14 +10,25 @@ from pidpool.cli.bench import bench
 from pidpool.cli.errors import CommandError
 from pidpool.cli.interrupts import Interrupted, Interrupts
 from pidpool.cli.render import Renderer
+from pidpool.cli.streams import outlets
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+_USAGE = 2
 
 
-@click.group(context_settings=_CONTEXT, no_args_is_help=False)
+@click.group(
+    context_settings=_CONTEXT,
+    invoke_without_command=True,
+    epilog="Exit codes: 0 if all is well, 1 if not (each command's --help says what that means), 2 if the command "
+    "could not be carried out, 128+n if signal n ended it: 130 for Ctrl-C, 143 for SIGTERM.",
+)
 @click.version_option(pidpool.__version__, prog_name="pidpool")
-def application() -> None:
+@click.pass_context
+def application(context: click.Context) -> None:
     """Connection pools that survive fork."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+        context.exit(_USAGE)
 
 
 application.add_command(audit)
@@ -30,8 +41,8 @@ def run() -> int:
     Click is kept from reporting errors itself: it quotes the arguments that it does not understand, and one
     of them may be a URL with a password in it. The renderer hides those.
     """
-    renderer = Renderer()
-    with Interrupts() as interrupts:
+    with outlets(), Interrupts() as interrupts:
+        renderer = Renderer()
         try:
             # A command returns its exit code; --help and --version return click's own, which is 0.
             terminal = (renderer, interrupts)

@@ -53,7 +53,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--markdown", "markdown_file", type=_FILE, metavar="FILE", help="Write the matrix for a README.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=click.FloatRange(min=1),
     default=30.0,
     show_default=True,
     metavar="SECONDS",
@@ -88,11 +88,12 @@ def audit(  # noqa: PLR0913  (one parameter for each option: that is how click c
     well, and keeps the password out of the list of processes. The audit works in a schema or tables of its
     own, and removes them.
 
-    Exit code: 0 if the first pool is safe throughout, 1 if not, 2 if the audit could not be carried out.
+    Exit code: 0 if the first pool is safe throughout, 1 if not, 2 if the audit (or a scenario with the first
+    pool) could not be carried out, 128+n if signal n ended it: 130 for Ctrl-C.
     """
     renderer, interrupts = terminal
     if listing:
-        renderer.catalogue(hazards.CATALOGUE.values(), hazards.SUBJECTS.values())
+        renderer.catalogue(hazards.CATALOGUE.values(), (hazards.SUBJECTS | hazards.CONTROLS).values())
         return 0
     if explain is not None:
         renderer.explanation(_hazard(explain))
@@ -112,9 +113,14 @@ def audit(  # noqa: PLR0913  (one parameter for each option: that is how click c
         renderer.report(report)
     if interrupts.received:
         return interrupts.received.exit_code
+    first = plan.subjects[0].name
+    if report.is_unsafe:
+        return 1
+    if report.has_errors:
+        raise CommandError(f"Not every scenario could be played with {first}: whether it is safe is not known.")
     if not report.is_proven:
-        raise CommandError(f"Nothing was tested: every row was skipped for {plan.subjects[0].name}.")
-    return 0 if report.is_safe else 1
+        raise CommandError(f"Nothing was tested: every row was skipped for {first}.")
+    return 0
 
 
 def _run(plan: Plan, url: str | None, terminal: Terminal) -> Report:
@@ -151,6 +157,10 @@ def _hazard(name: str) -> Hazard:
 
 def _hazards(only: tuple[str, ...]) -> tuple[Hazard, ...]:
     """Return the hazards to run, in the order of the catalogue and each of them once."""
+    if not only:
+        return tuple(hazards.CATALOGUE.values())
     names = {name.strip() for names in only for name in names.split(",") if name.strip()}
-    wanted = {_hazard(name).name for name in sorted(names)} or set(hazards.CATALOGUE)
+    if not names:  # Such as --only "$UNSET": whoever named hazards does not want all of them.
+        raise CommandError("--only names no hazard; 'pidpool audit --list' lists them.")
+    wanted = {_hazard(name).name for name in sorted(names)}
     return tuple(hazard for name, hazard in hazards.CATALOGUE.items() if name in wanted)

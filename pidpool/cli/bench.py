@@ -122,7 +122,7 @@ def bench(  # noqa: PLR0913  (one parameter for each option: that is how click c
 
     Each answer is checked: a pool that gives a wrong one is never called faster.
 
-    Exit code: 0 when everything was measured, 2 if it could not be.
+    Exit code: 0 when everything was measured, 2 if it could not be, 128+n if signal n ended it: 130 for Ctrl-C.
     """
     renderer, interrupts = terminal
     load = benches.Load(duration=duration, threads=threads, connections=max(1, threads // 4), processes=processes)
@@ -212,9 +212,13 @@ def _ending(played: Round) -> str:
 
 def _workloads(names: tuple[str, ...]) -> tuple[Workload, ...]:
     """Return the workloads to run, in their own order and each of them once."""
+    if not names:
+        return tuple(benches.WORKLOADS.values())
     wanted = {name.strip() for many in names for name in many.split(",") if name.strip()}
+    if not wanted:
+        raise CommandError(f"--workload names no workload; known are {', '.join(benches.WORKLOADS)}.")
     try:
-        chosen = {benches.workload(name).name for name in sorted(wanted)} or set(benches.WORKLOADS)
+        chosen = {benches.workload(name).name for name in sorted(wanted)}
     except benches.UnknownWorkload as error:
         raise CommandError(str(error)) from error
     return tuple(workload for name, workload in benches.WORKLOADS.items() if name in chosen)

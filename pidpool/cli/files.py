@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pidpool.cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from typing import TextIO
+
+_MOST_LINKS = 40  # Linux follows as many.
 
 
 def check_writable(path: Path) -> None:
     """Raise `CommandError` unless `write` could write `path`; better asked before a long run than after."""
-    destination = path.resolve()
     try:
-        if destination.is_dir():
+        if path.is_dir():
             raise IsADirectoryError(None, "it is a directory")
-        if _is_replaceable(destination):
+        if _is_replaceable(path):
+            destination = path.resolve()
             descriptor, probe = tempfile.mkstemp(dir=destination.parent, prefix=f".{destination.name}.")
             os.close(descriptor)
             Path(probe).unlink()
-        else:
-            with destination.open("a"):
-                pass
+        elif not os.access(path, os.W_OK):  # Opening it would wake up the reader of a pipe.
+            raise PermissionError(None, "it is not open for writing")
     except OSError as error:
         raise CommandError(
             f"{path} cannot be written: {error.strerror or error}. Name a file in a directory of yours."
@@ -30,30 +36,63 @@ def check_writable(path: Path) -> None:
 
 
 def write(path: Path, text: str) -> None:
-    """Write `text` to `path` in one step, by a temporary file in the same directory and a rename."""
-    destination = path.resolve()  # A symbolic link stays one: what it points to is replaced.
+    """Write `text` to `path` in one step, by a temporary file in the same directory and a rename.
+
+    What is no file of its own (a pipe, a device, /dev/stdout) is written to, after what is there already.
+    """
     try:
-        if not _is_replaceable(destination):
-            destination.write_text(text, encoding="utf-8")
-            return
-        descriptor, name = tempfile.mkstemp(dir=destination.parent, prefix=f".{destination.name}.")
-        temporary = Path(name)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        if _is_replaceable(path):
+            _replace(path.resolve(), text)  # A symbolic link stays one: what it points to is replaced.
+        elif stream := _ours(path):
+            stream.write(text)
+            stream.flush()
+        else:
+            with path.open("a", encoding="utf-8") as stream:
                 stream.write(text)
-            temporary.chmod(_mode_of(destination))
-            temporary.replace(destination)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                temporary.unlink()
-            raise
     except OSError as error:
         raise CommandError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
-def _is_replaceable(destination: Path) -> bool:
-    """Return whether a rename may take the place of `destination`: not that of a pipe or of /dev/stdout."""
-    return destination.is_file() or not destination.exists()
+def _replace(destination: Path, text: str) -> None:
+    descriptor, name = tempfile.mkstemp(dir=destination.parent, prefix=f".{destination.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        temporary.chmod(_mode_of(destination))
+        temporary.replace(destination)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+
+
+def _is_replaceable(path: Path) -> bool:
+    """Return whether a rename may take the place of `path`: not that of a pipe or of what is open already.
+
+    /dev/stdout leads to a regular file under ``>> audit.log``, but names the open file and not that one.
+    """
+    for _ in range(_MOST_LINKS):
+        path = path.parent.resolve() / path.name
+        parents = path.parents
+        if (Path("/dev") in parents and Path("/dev/shm") not in parents) or Path("/proc") in parents:  # noqa: S108
+            return False
+        if not path.is_symlink():
+            return path.is_file() or not path.exists()
+        path = path.parent / path.readlink()
+    return False
+
+
+def _ours(path: Path) -> TextIO | None:
+    """Return the stream of this process that `path` stands for, if any.
+
+    Opened a second time, a file would be written from another place in it, over what the stream writes.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, AttributeError):  # One that is captured has no descriptor.
+            if os.path.samestat(path.stat(), os.fstat(stream.fileno())):
+                return stream
+    return None
 
 
 def _mode_of(destination: Path) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 # The password of a URL, up to the last "@" of the word: people forget to escape an "@" in their password.
-_IN_AUTHORITY = re.compile(r"(?<=://)([^\s:/@]*):\S*@")
+# The example in our own messages stays readable.
+_IN_AUTHORITY = re.compile(r"(?<=://)(?!user:password@host/database(?!\S))([^\s:/@]*):\S*@")
 # libpq and the MySQL drivers accept the password as a query parameter as well.
 _IN_QUERY = re.compile(r"\b(password|passwd|sslpassword)=[^&\s]*", re.IGNORECASE)
 

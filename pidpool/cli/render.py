@@ -116,7 +116,7 @@ class Renderer:
         self._results.print()
         for sentence in report.summary():
             self._results.print(Text(sentence, "bold"), soft_wrap=True)
-        for lines in (report.findings(), report.skipped()):
+        for lines in (report.findings(), report.errors(), report.skipped()):
             if lines:
                 self._results.print()
             for line in lines:

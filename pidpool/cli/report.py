@@ -118,12 +118,12 @@ class Report:
         return [cell for _, cells in self.rows() if (cell := cells[place])]
 
     def findings(self) -> list[str]:
-        """Return a line for every scenario that did not end well: which, with which pool, what was lost."""
-        return [
-            f"{verdict.hazard}, {verdict.subject}: {hidden(verdict.detail) or 'no detail'}"
-            for verdict in self._in_order()
-            if is_finding(verdict)
-        ]
+        """Return a line for every scenario that did harm: which, with which pool, what was lost."""
+        return [_line(verdict) for verdict in self._in_order() if is_finding(verdict)]
+
+    def errors(self) -> list[str]:
+        """Return a line for every scenario that could not be played: which, with which pool, why."""
+        return [_line(verdict) for verdict in self._in_order() if verdict.outcome == "error"]
 
     def skipped(self) -> list[str]:
         """Return one line for every reason to skip a row, with the pools that it holds for."""
@@ -145,13 +145,17 @@ class Report:
         verdicts = self.column(pool)
         tested = [verdict for verdict in verdicts if verdict.outcome != "skipped"]
         skipped = len(verdicts) - len(tested)
-        aside = f", {skipped} skipped" if skipped else ""
+        unplayed = sum(verdict.outcome == "error" for verdict in tested)
+        lost = sum(map(is_finding, tested))
+        aside = f", {unplayed} could not be played" if unplayed and unplayed < len(tested) else ""
+        aside += f", {skipped} skipped" if skipped else ""
         if not tested:
             return f"{pool}: nothing was tested{aside}."
-        lost = [verdict.hazard for verdict in tested if is_finding(verdict)]
+        if unplayed == len(tested):
+            return f"{pool}: could not be played in {unplayed} of {len(tested)} rows{aside}."
         if lost:
-            return f"{pool}: not safe in {len(lost)} of {len(tested)} rows{aside}."
-        return f"{pool}: safe in {len(tested)} of {len(tested)} rows{aside}."
+            return f"{pool}: not safe in {lost} of {len(tested)} rows{aside}."
+        return f"{pool}: safe in {len(tested) - unplayed} of {len(tested)} rows{aside}."
 
     @property
     def is_proven(self) -> bool:
@@ -159,16 +163,26 @@ class Report:
         return any(verdict.outcome != "skipped" for verdict in self.column(self.settings.pools[0]))
 
     @property
+    def is_unsafe(self) -> bool:
+        """Whether a scenario did harm to the first pool."""
+        return any(is_finding(verdict) for verdict in self.column(self.settings.pools[0]))
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether a scenario could not be played with the first pool: nobody knows what that hides."""
+        return any(verdict.outcome == "error" for verdict in self.column(self.settings.pools[0]))
+
+    @property
     def is_safe(self) -> bool:
-        """Whether the first pool came through every scenario that could be run."""
-        return not any(is_finding(verdict) for verdict in self.column(self.settings.pools[0]))
+        """Whether the first pool came through every scenario that is possible here, and all of them ran."""
+        return self.is_proven and not (self.is_unsafe or self.has_errors or self.interrupted)
 
     def as_json(self) -> str:
         """Return everything, for programs."""
         content: dict[str, Any] = {
             "schema": SCHEMA,
             "interrupted": self.interrupted,
-            "safe": self.is_safe and self.is_proven and not self.interrupted,
+            "safe": self.is_safe,
             "seconds": round(self.seconds, 3),
             "settings": asdict(self.settings),
             "hazards": {hazard.name: {"title": hazard.title, "promise": hazard.promise} for hazard in self.hazards},
@@ -207,6 +221,8 @@ class Report:
         ]
         if self.findings():
             lines += ["", "What was lost:", "", *markdown_list(self.findings())]
+        if self.errors():
+            lines += ["", "What could not be played:", "", *markdown_list(self.errors())]
         if self.skipped():
             lines += ["", "What was skipped:", "", *markdown_list(self.skipped())]
         return "\n".join(lines) + "\n"
@@ -217,8 +233,12 @@ class Report:
 
 
 def is_finding(verdict: Verdict) -> bool:
-    """Return whether `verdict` speaks against the pool; an error does, since nobody knows what it hides."""
-    return verdict.outcome not in {"safe", "skipped"}
+    """Return whether `verdict` speaks against the pool."""
+    return verdict.outcome in {"lost", "hang"}
+
+
+def _line(verdict: Verdict) -> str:
+    return f"{verdict.hazard}, {verdict.subject}: {hidden(verdict.detail) or 'no detail'}"
 
 
 def markdown_row(cells: list[str]) -> str:

@@ -9,11 +9,12 @@ from .catalogue import CATALOGUE, Hazard, hazard
 from .errors import TargetError, UnknownHazard, UnknownSubject
 from .proxy import RecordingProxy, Traffic
 from .runner import Verdict, run, stop
-from .subjects import SUBJECTS, Subject, subject
+from .subjects import CONTROLS, SUBJECTS, Subject, subject
 from .target import Target, check_target, reach
 
 __all__ = [
     "CATALOGUE",
+    "CONTROLS",
     "SUBJECTS",
     "Hazard",
     "RecordingProxy",

@@ -182,7 +182,9 @@ class MySQL(Backend):
     name = "mysql"
     default_port = 3306
     session_id = "SELECT connection_id()"
-    version = "SELECT concat(if(locate('MariaDB', version()), 'MariaDB ', 'MySQL '), version())"
+    version = (
+        "SELECT concat(if(locate('MariaDB', version()), 'MariaDB ', 'MySQL '), replace(version(), '-MariaDB', ''))"
+    )
     encrypted = "SELECT variable_value FROM information_schema.session_status WHERE variable_name = 'Ssl_cipher'"
     variable = "SELECT @pidpool_witness"
 

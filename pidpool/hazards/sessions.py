@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from .backends import scalar
@@ -29,14 +31,11 @@ def mid_stream(stage: Stage) -> None:
 
     A large result is streamed: the server sends rows as they are read. The child inherits the open cursor.
     When it lets go of it, the driver closes the cursor on the server, or reads the remaining rows from the
-    shared socket to get rid of them.
+    shared socket to get rid of them. A thread that keeps its result in a `threading.local` loses it to a child
+    that does nothing at all, because Python frees other threads' thread-locals inside the fork.
     """
-    stream: dict[str, Any] = {"connection": stage.engine().connect()}
-    stream["result"] = (
-        stream["connection"]
-        .execution_options(stream_results=True, max_row_buffer=_SOME)
-        .exec_driver_sql(stage.dialect.numbers(_ROWS))
-    )
+    _stream_in_another_thread(stage)
+    stream: dict[str, Any] = _stream(stage)
     numbers = [row[0] for row in stream["result"].fetchmany(_SOME)]
 
     def drop() -> None:
@@ -55,9 +54,40 @@ def mid_stream(stage: Stage) -> None:
             numbers += [row[0] for row in stream["result"].fetchmany(_SOME)]
     with stage.within("the parent's reading"):
         numbers += [row[0] for row in stream["result"]]
+    _expect_all(numbers)
+    stream["connection"].close()
+
+
+def _stream(stage: Stage) -> dict[str, Any]:
+    connection = stage.engine().connect()
+    options = {"stream_results": True, "max_row_buffer": _SOME}
+    result = connection.execution_options(**options).exec_driver_sql(stage.dialect.numbers(_ROWS))
+    return {"connection": connection, "result": result}
+
+
+def _stream_in_another_thread(stage: Stage) -> None:
+    local = threading.local()
+
+    def begin() -> list[int]:
+        local.stream = _stream(stage)
+        return [row[0] for row in local.stream["result"].fetchmany(_SOME)]
+
+    def finish() -> list[int]:
+        numbers = [row[0] for row in local.stream["result"]]
+        local.stream["connection"].close()
+        return numbers
+
+    with ThreadPoolExecutor(1) as thread:
+        numbers = thread.submit(begin).result()
+        stage.child(lambda: None)
+        with stage.within("the reading of the parent's other thread"):
+            numbers += thread.submit(finish).result()
+    _expect_all(numbers)
+
+
+def _expect_all(numbers: list[int]) -> None:
     if sorted(numbers) != list(range(1, _ROWS + 1)):
         raise Lost(f"the parent read {len(set(numbers))} of {_ROWS} rows")
-    stream["connection"].close()
 
 
 @enters(

@@ -60,8 +60,8 @@ def subject(name: str) -> Subject:
     """
     if name in SUBJECTS:
         return SUBJECTS[name]
-    if name in _CONTROLS:
-        return _CONTROLS[name]
+    if name in CONTROLS:
+        return CONTROLS[name]
     if ":" in name:
         return _users_own(name)
     raise UnknownSubject(
@@ -241,8 +241,8 @@ SUBJECTS: dict[str, Subject] = {
 """The pools that have a name, in the order in which they are listed."""
 
 # Recipes that exist here only to show that a row can fail.
-_CONTROLS: dict[str, Subject] = {
+CONTROLS: dict[str, Subject] = {
     "queuepool+before-fork": Subject(
-        "queuepool+before-fork", "QueuePool, engine.dispose() before every fork", _closed_before_fork
+        "queuepool+before-fork", "QueuePool, engine.dispose() before every fork (a control)", _closed_before_fork
     ),
 }

@@ -30,6 +30,12 @@ _CONNECT_SECONDS = 10
 _NAME_CHECKS = ("sslrootcert", "ssl_ca", "ssl", "ssl_verify_identity")
 
 
+_ESCAPE = (
+    "the URL has an '@' that does not stand before the host, so where its password ends is a guess; "
+    "percent-encode user name and password: %40 for '@', %2F for '/', %3A for ':', %3F for '?'"
+)
+
+
 @dataclass(frozen=True)
 class Target:
     """A database that was reachable a moment ago, with a corner of its own for the audit.
@@ -150,14 +156,21 @@ def through(proxy: RecordingProxy, url: str) -> str:
 
 def _parse(url: str) -> URL:
     known = ", ".join(PACKAGES)
+    # The part of a password behind an "@" would be taken for the host, and shown: here, and by the drivers.
+    _, _, rest = url.partition("@")
+    if "@" in rest.partition("?")[0] or "@" in rest.partition("=")[0]:
+        raise TargetError(_ESCAPE)
     try:
         parsed = make_url(url)
         backend = parsed.get_backend_name()
+        stray = "@" in f"{parsed.host}{parsed.port}{parsed.database}"
     except (exc.ArgumentError, ValueError):
         # The text itself stays out of the message: whatever it is, it may contain a password.
         raise TargetError(
             "this is not an SQLAlchemy URL; expected something like postgresql+psycopg://user:password@host/database"
         ) from None
+    if stray:
+        raise TargetError(_ESCAPE)
     if backend not in BACKENDS:
         raise TargetError(f"pidpool does not know {backend!r} databases; it knows these drivers: {known}")
     try:
