@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import selectors
+import signal
 import socket
 import subprocess
 import sys
@@ -50,12 +51,17 @@ class RecordingProxy:
     """
 
     def __init__(self, host: str, port: int) -> None:
-        self._process = subprocess.Popen(  # noqa: S603 - this interpreter, this file
-            [sys.executable, "-I", "-S", __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-        )
+        # A terminal sends Ctrl-C to the proxy as well; it inherits this, and ends when we do.
+        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - this interpreter, this file
+                [sys.executable, "-I", "-S", __file__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                bufsize=0,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         self._unread = b""
         self.host = "127.0.0.1"
         self.port: int = self._ask({"host": host, "port": port})

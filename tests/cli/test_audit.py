@@ -127,7 +127,7 @@ def test_no_temporary_file_is_left_beside_the_results(run: Run) -> None:
 def test_mariadb_is_audited_too_with_the_url_from_the_environment(run_pidpool: Pidpool, mariadb: Address) -> None:
     result = run_pidpool("audit", "--only", HAZARD, env={"PIDPOOL_AUDIT_URL": mariadb.url("pymysql")})
     assert result.returncode == 0, result
-    assert "MariaDB" in result.stdout
+    assert result.stdout.count("MariaDB") == 1
     assert mariadb.password not in result.stdout + result.stderr
 
 
@@ -153,6 +153,51 @@ def test_a_pool_that_could_not_be_tested_at_all_is_not_called_safe(run_pidpool: 
     assert result.returncode == 2, result
     assert f"{HAZARD}, psycopg-pool: skipped, " in result.stdout
     assert "Nothing was tested" in result.stderr
+
+
+def test_a_pool_with_which_nothing_could_be_played_is_called_neither_safe_nor_unsafe(
+    run_pidpool: Pidpool, url: str, tmp_path: Path
+) -> None:
+    result = run_pidpool("audit", url, "--only", HAZARD, "--pool", "os:getcwd", "--json", "result.json")
+    assert result.returncode == 2, result
+    assert "os:getcwd: could not be played in 1 of 1 rows." in result.stdout
+    assert "could be played with os:getcwd" in result.stderr
+    assert json.loads((tmp_path / "result.json").read_text())["safe"] is False
+
+
+def test_the_verdict_counts_and_the_file_is_written_though_nobody_reads_on(
+    environment: dict[str, str], url: str, tmp_path: Path
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    arguments = [url, "--only", HAZARD, "--pool", "pidpool", "--json", "result.json"]
+    result = subprocess.run(
+        [*COMMAND, "audit", *arguments],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        check=False,
+        cwd=tmp_path,
+        env=environment,
+        timeout=60,
+    )
+    os.close(writer)
+    assert result.returncode == 0, result
+    assert json.loads((tmp_path / "result.json").read_text())["safe"] is True
+
+
+def test_dev_stdout_is_written_to_and_what_it_leads_to_not_replaced(
+    environment: dict[str, str], url: str, tmp_path: Path
+) -> None:
+    log = tmp_path / "audit.log"
+    log.write_text("an earlier line\n")
+    arguments = [url, "--only", HAZARD, "--pool", "pidpool", "--json", "/dev/stdout"]
+    with log.open("a") as stream:
+        subprocess.run(
+            [*COMMAND, "audit", *arguments], stdout=stream, stderr=subprocess.PIPE, check=True, env=environment
+        )
+    words = log.read_text()
+    assert words.startswith("an earlier line\ntarget")
+    assert words.index('"pidpool-audit/1"') < words.index("pidpool: safe in 1 of 1 rows.")
 
 
 def test_where_nothing_can_be_created_the_audit_refuses(run_pidpool: Pidpool, postgresql: Address) -> None:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import socket
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 import pidpool
-from pidpool.hazards import CATALOGUE, SUBJECTS
+from pidpool.hazards import CATALOGUE, CONTROLS, SUBJECTS
 from tests.cli.conftest import COMMAND
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.cli.conftest import Pidpool
     from tests.conftest import RunScript
     from tests.servers import Address
@@ -45,11 +45,18 @@ def test_help_names_the_commands_and_their_options(run_pidpool: Pidpool) -> None
     assert "PIDPOOL_AUDIT_URL" in text
 
 
+def test_without_a_command_it_shows_its_help(run_pidpool: Pidpool) -> None:
+    result = run_pidpool()
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "audit" in result.stderr
+    assert "130 for Ctrl-C" in result.stderr
+
+
 def test_list_names_every_hazard_and_every_pool(run_pidpool: Pidpool) -> None:
     result = run_pidpool("audit", "--list")
     assert result.returncode == 0
     listed = {line.split()[0] for line in result.stdout.splitlines() if line.strip()}
-    assert set(CATALOGUE) | set(SUBJECTS) | {"module:Class", "module:function"} <= listed
+    assert set(CATALOGUE) | set(SUBJECTS) | set(CONTROLS) | {"module:Class", "module:function"} <= listed
     for hazard in CATALOGUE.values():
         assert hazard.title in result.stdout
 
@@ -106,6 +113,20 @@ def test_an_unknown_hazard_is_answered_with_the_known_ones(run_pidpool: Pidpool,
         assert name in result.stderr
 
 
+@pytest.mark.parametrize("names", ["", ","])
+@pytest.mark.parametrize("arguments", [["audit", "--only"], ["bench", "--workload"]])
+def test_naming_nothing_does_not_mean_everything(run_pidpool: Pidpool, arguments: list[str], names: str) -> None:
+    result = run_pidpool(*arguments, names)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert f"{arguments[1]} names no " in result.stderr
+
+
+def test_a_time_limit_too_short_for_any_scenario_is_refused(run_pidpool: Pidpool) -> None:
+    result = run_pidpool("audit", "--timeout", "0.05")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "'--timeout'" in result.stderr
+
+
 @pytest.mark.parametrize("pool", ["nonsense", "no_such_module:Pool", "os:no_such_name"])
 def test_an_unknown_pool_is_answered_with_the_known_ones(run_pidpool: Pidpool, pool: str) -> None:
     result = run_pidpool("audit", "--pool", "pidpool", "--pool", pool)
@@ -145,6 +166,65 @@ def test_an_unusable_url_is_refused_without_its_password(run_pidpool: Pidpool, u
     assert (result.returncode, result.stdout) == (2, "")
     assert SECRET not in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql+psycopg://somebody:p@{SECRET}@127.0.0.1/database",
+        f"mysql+pymysql://somebody:p@{SECRET}@127.0.0.1/database",
+        f"postgresql+pg8000://somebody:se/cr@{SECRET}@127.0.0.1/database",
+        f"postgresql+psycopg://somebody:p@ss@wo/{SECRET}@host:notaport/database",
+        f"postgresql+psycopg://somebody:p@{SECRET}?x@127.0.0.1/database",
+        f"postgresql+psycopg://somebody/{SECRET}@127.0.0.1/database",
+    ],
+)
+def test_a_password_that_is_not_escaped_is_refused_and_no_part_of_it_shown(run_pidpool: Pidpool, url: str) -> None:
+    result = run_pidpool("audit", url)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "percent-encode" in result.stderr
+    assert SECRET not in result.stderr
+
+
+def test_the_example_of_a_url_is_readable(run_pidpool: Pidpool) -> None:
+    assert "postgresql+psycopg://user:password@host/database" in run_pidpool("audit", "nonsense").stderr
+
+
+@pytest.mark.parametrize("redirection", [">&-", "> /dev/full"])
+@pytest.mark.parametrize("arguments", ["audit --list", "--help"])
+def test_results_that_reach_nobody_are_an_error(environment: dict[str, str], arguments: str, redirection: str) -> None:
+    if "full" in redirection and not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    result = _in_shell(f'"$@" {arguments} {redirection}', environment)
+    assert result.returncode == 2, result
+    assert re.fullmatch(r"pidpool: stdout cannot be written: .+\.\n", result.stderr)
+
+
+def test_a_reader_who_has_seen_enough_is_no_error(environment: dict[str, str]) -> None:
+    result = _in_shell('{ "$@" audit --list; echo "exit code $?" >&2; } | true', environment)
+    assert result.stderr == "exit code 0\n"
+
+
+def test_ctrl_c_while_the_command_is_being_loaded_is_quiet(run_script: RunScript, environment: dict[str, str]) -> None:
+    result = run_script(
+        """
+        import signal
+        import sys
+
+        class Impatient:
+            @staticmethod
+            def find_spec(name, *_):
+                if name == "rich":
+                    signal.raise_signal(signal.SIGINT)
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell's background job ignores it.
+        sys.meta_path.insert(0, Impatient)
+        from pidpool.cli import main
+        main()
+        """,
+        env=environment,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
 
 
 @pytest.mark.parametrize(
@@ -199,6 +279,12 @@ def test_without_the_extra_the_command_says_what_to_install(run_script: RunScrip
     )
     assert (result.returncode, result.stdout) == (2, "")
     assert "pip install 'pidpool[cli]'" in result.stderr
+
+
+def _in_shell(script: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run `script`, in which "$@" is the command."""
+    command = ["sh", "-c", script, "sh", *COMMAND]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=60)
 
 
 def _on_terminal(command: list[str], environment: dict[str, str]) -> str:
