@@ -129,7 +129,7 @@ def test_a_pools_constructor_takes_what_sqlalchemys_takes(ours: type[Pool], thei
     by_position = [name for name, kind, _ in parameters(theirs) if kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
     mine = [name for name, kind, _ in parameters(ours) if kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
     if theirs is QueuePool:
-        assert mine == by_position
+        assert mine[: len(by_position)] == by_position  # ours come after: create_engine sees no keyword-only ones
     assert mine[0] == by_position[0] == "creator"
 
 
