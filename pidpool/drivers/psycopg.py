@@ -13,8 +13,16 @@ _PQTRANS_IDLE = 0
 
 
 def _idle(connection: Any) -> bool:  # noqa: ANN401 - the driver is not imported here
-    """Ask libpq, which reads it off every answer; but in pipeline mode answers are still to come."""
-    return connection.pgconn.transaction_status == _PQTRANS_IDLE and connection._pipeline is None
+    """Ask libpq, which reads it off every answer; but in pipeline mode answers are still to come.
+
+    A prepared two-phase transaction is none of libpq's, but psycopg refuses ``commit`` until it is finished. It refuses
+    ``rollback``, too, and so the pool drops the connection.
+    """
+    return (
+        connection.pgconn.transaction_status == _PQTRANS_IDLE
+        and connection._pipeline is None
+        and connection._tpc is None
+    )
 
 
 def _streams(cursor: Any) -> bool:  # noqa: ANN401 - see above

@@ -27,7 +27,10 @@ def _idle(connection: Any) -> bool:  # noqa: ANN401 - see above
     """Believe the server's flags only in autocommit.
 
     Otherwise they say "no transaction" after ``SELECT ... FOR UPDATE`` and after a failed INSERT, while there is one.
+    A closed connection keeps its last ones; ``rollback`` raises then, by which the pool learns of it.
     """
+    if connection._sock is None:
+        return False
     if connection.server_status & (_IN_TRANSACTION | _AUTOCOMMIT) != _AUTOCOMMIT:
         return False
     result = connection._result  # half read, it still has the flags of before

@@ -13,15 +13,19 @@ import pymysql
 import pytest
 from pymysql.constants import CLIENT
 from pymysql.cursors import SSCursor
+from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
+from pidpool import PidNullPool, PidPool
 from tests.pool.watching import execute, watched
+from tests.servers import DRIVERS
 from tests.servers.address import MYSQL_DRIVERS, POSTGRESQL_DRIVERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.pool.watching import Watched
+    from tests.servers import PrivateServer
 
 LIES = pytest.mark.parametrize("lies", [False, True], ids=["driver", "control"])
 LEVELS = pytest.mark.parametrize("level", ["AUTOCOMMIT", "READ COMMITTED"])
@@ -296,3 +300,46 @@ def test_psycopg2_agrees_with_the_server_again_after_a_plain_commit(on_psycopg2:
     connection.rollback()
     connection.close()
     assert rows(on_psycopg2) == ([1, 2, 3] if lies else [1, 2])
+
+
+# What a skipped rollback would have found out
+
+
+@LEVELS
+@pytest.mark.parametrize(
+    "driver", [driver for driver in DRIVERS if driver != "pg8000"]
+)  # whose rollback is silent, too
+def test_a_connection_that_the_user_has_closed_is_not_handed_out_again(
+    driver: str, level: str, request: pytest.FixtureRequest
+) -> None:
+    with watched(driver, request, isolation_level=level) as pool:
+        connection = pool.check_out()
+        connection.driver_connection.close()
+        connection.close()
+        connection = pool.check_out()
+        assert execute(connection, "SELECT 7") == [(7,)]
+        connection.close()
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_a_prepared_transaction_that_was_left_is_nothing_to_the_next_user(
+    driver: str, private_postgresql: PrivateServer
+) -> None:
+    address = private_postgresql.address
+    assert address is not None
+    observer = create_engine(address.url("psycopg"), poolclass=PidNullPool, isolation_level="AUTOCOMMIT")
+    with observer.connect() as settings:
+        settings.execute(text("ALTER SYSTEM SET max_prepared_transactions = 1"))
+    private_postgresql.stop()
+    private_postgresql.start()
+    engine = create_engine(address.url(driver), poolclass=PidPool, pool_size=1)
+    connection: Any = engine.raw_connection()
+    connection.tpc_begin(connection.xid(1, "left", "alone"))
+    execute(connection, "SELECT 1")
+    connection.tpc_prepare()
+    connection.close()
+    connection = engine.raw_connection()
+    assert execute(connection, "SELECT 7") == [(7,)]
+    connection.commit()
+    connection.close()
+    engine.dispose()
