@@ -45,8 +45,9 @@ class _DialectAttribute:
 
     def __set__(self, pool: ForkSafePool, dialect: Any) -> None:  # noqa: ANN401 - a Dialect, or a plain pool's stand-in
         pool.__dict__["_dialect"] = dialect
-        pool._dialect_attributes = getattr(dialect, "__dict__", {})
-        pool._resets_plainly = pool._reset_on_return is reset_rollback and rolls_back_plainly(dialect)
+        life = pool.__dict__.get("_life")
+        if life is not None:
+            life.know(pool)
         guard_begin(dialect, _refuse_to_begin)
 
 
@@ -62,6 +63,7 @@ class Life:
         "checkouts",
         "connect_errors",
         "connects",
+        "dialect_attributes",
         "discards",
         "dispatch",
         "forks",
@@ -75,6 +77,7 @@ class Life:
         "pool",
         "pop_idle",
         "queue",
+        "resets_plainly",
         "timeouts",
     )
 
@@ -95,6 +98,10 @@ class Life:
     #: Whether a checkin must do more than give the connection back: with ``max_idle``, ``pre_ping_idle`` or
     #: ``leak_threshold``.
     attentive: bool
+    #: Whether reset on return is nothing but the driver's own ``rollback()``, unless somebody listens.
+    resets_plainly: bool
+    #: What the dialect has of its own, beside its class.
+    dialect_attributes: dict[str, Any]
     #: Watches checkouts, with ``leak_threshold``.
     leaks: LeakWatch | None
     #: What ``stats()`` reports. Counted by ``+= 1``, which is exact where there is a global interpreter lock: CPython
@@ -126,6 +133,12 @@ class Life:
         self.checkouts = self.connects = self.connect_errors = self.invalidations = self.timeouts = 0
         self.discards = self.forks = 0
         self.heir = {}
+        self.know(pool)
+
+    def know(self, pool: ForkSafePool) -> None:
+        """Note what the pool's dialect does on reset."""
+        self.dialect_attributes = getattr(pool._dialect, "__dict__", {})
+        self.resets_plainly = pool._reset_on_return is reset_rollback and rolls_back_plainly(pool._dialect)
 
 
 class ForkSafePool(Pool):
@@ -138,17 +151,12 @@ class ForkSafePool(Pool):
 
     _life: Life
     _upkeep: Upkeep
-    #: Whether reset on return is nothing but the driver's own ``rollback()``, unless somebody listens.
-    _resets_plainly: bool
-    #: What the dialect has of its own, beside its class.
-    _dialect_attributes: dict[str, Any]
     _dialect = _DialectAttribute()
     _timeout: float
 
     def _start(self, queue: Queue[Record], *, timeout: float | None, upkeep: Upkeep) -> None:
         self._timeout = timeout  # type: ignore[assignment]
         self._upkeep = upkeep
-        self._dialect = self._dialect  # also for a plain pool, whose stand-in nobody sets
         self._life = Life(self, _fork.current(), queue)
 
     # -- checkout ------------------------------------------------------------------------------------------------
@@ -322,6 +330,7 @@ class ForkSafePool(Pool):
             # Whoever began to open it owns it, should somebody have forked meanwhile, in a do_connect event.
             record.ownership = Ownership(self._dialect.get_driver_connection(connection), life.generation)
             record.driver = record.ownership.driver
+            record.is_idle = record.driver.idle
             record.luck = random.random()  # noqa: S311 - to spread reconnects, not secrets
             return connection
 

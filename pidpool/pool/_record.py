@@ -23,6 +23,8 @@ from pidpool.pool._sqlalchemy import _ConnectionFairy, _ConnectionRecord
 from pidpool.pool._upkeep import has_something_to_say
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pidpool._discard import Ownership
     from pidpool.drivers import Driver
     from pidpool.pool._base import ForkSafePool, Life
@@ -42,15 +44,16 @@ _NotWrappedError.__module__ = InheritedConnectionError.__module__
 class Record(_ConnectionRecord):
     """A place in the pool. Belongs to the process that made it, as its connection and its queue do."""
 
-    __slots__ = ("_slot", "came_back", "driver", "holder", "life", "luck", "ownership", "ready")
+    __slots__ = ("_slot", "came_back", "driver", "holder", "is_idle", "life", "luck", "ownership", "ready")
 
     #: The pool's life in the process that made this record; its queue is where the record goes back to.
     life: Life
     #: Whether there is a connection that nobody has invalidated: what a checkout asks first.
     ready: bool
 
-    #: What is known of the driver. Set with ``ownership``.
+    #: What is known of the driver, and its way of telling that no transaction is open. Set with ``ownership``.
     driver: Driver
+    is_idle: Callable[[Any], bool] | None
     #: When it was last given back (``time.monotonic()``); only kept where somebody asks.
     came_back: float
     #: Who owns ``dbapi_connection``. Set as soon as the driver has opened it; None when there is no connection.
@@ -270,7 +273,8 @@ class Fairy(_ConnectionFairy):
             self._checkin(transaction_reset)
 
     def _checkin(self, transaction_was_reset: bool = False) -> None:  # noqa: FBT001, FBT002 - SQLAlchemy's signature
-        if not self._life.page[0]:
+        life = self._life
+        if not life.page[0]:
             _fork.current()
             return
         record: Any = self._connection_record
@@ -280,21 +284,19 @@ class Fairy(_ConnectionFairy):
             return
         if connection is not None:
             pool: Any = self._pool
-            if self._echo:
-                pool.logger.debug("Connection %r being returned to pool", connection)
             try:
-                events = self._life.dispatch.reset
+                events = life.dispatch.reset
                 if (
                     self._echo
-                    or not pool._resets_plainly
-                    or "do_rollback" in pool._dialect_attributes  # replaced on the instance
+                    or not life.resets_plainly
+                    or "do_rollback" in life.dialect_attributes  # replaced on the instance
                     or events.listeners
                     or events.parent_listeners
                 ):
+                    if self._echo:
+                        pool.logger.debug("Connection %r being returned to pool", connection)
                     self._reset(pool, transaction_was_reset, terminate_only=False, asyncio_safe=True)
-                elif not transaction_was_reset and not (
-                    record.driver.idle is not None and record.driver.idle(connection)
-                ):
+                elif not transaction_was_reset and not (record.is_idle is not None and record.is_idle(connection)):
                     connection.rollback()
             except BaseException as error:
                 pool.logger.exception("Exception during reset or similar")
