@@ -81,6 +81,7 @@ def check_out(pool: Watched, *, lies: bool) -> Any:  # noqa: ANN401 - has what t
     assert record.driver.idle is not None
     if lies:
         record.driver = replace(record.driver, idle=lambda _: True)
+        record.is_idle = record.driver.idle
     return connection
 
 
