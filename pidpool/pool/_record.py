@@ -4,7 +4,7 @@ Both keep SQLAlchemy's names and behaviour, and add the two questions that make 
 process the one that opened the connection?* (the record's ``ownership``), and *is it the one that checked it out?* (one
 byte, ``fairy._life.page[0]``, asked before anything that could reach the server).
 
-Where SQLAlchemy hangs a weakref finalizer on each checkout, the fairy has a ``__del__``: a fifth of the cost, and it
+Where SQLAlchemy hangs a weakref finalizer on each checkout, the fairy has a ``__del__``: it costs less, and it
 runs before the connection's own finalizer. That matters inside ``os.fork()``, where CPython frees the thread-locals of
 the parent's other threads before any at-fork hook.
 """
@@ -301,18 +301,13 @@ class Fairy(_ConnectionFairy):
             except BaseException as error:
                 pool.logger.exception("Exception during reset or similar")
                 if not isinstance(error, Exception):
-                    self._let_go()
+                    self._connection = self._connection_record = None
                     record._checkin_failed(error)
                     raise
                 record.invalidate(e=error)
-        self._connection = None
-        self._connection_record = None
+        self._connection = self._connection_record = None
         if record is not None and record.holder == id(self):
             record.checkin()
-
-    def _let_go(self) -> None:
-        self._connection = None
-        self._connection_record = None
 
     def _close_detached(self, transaction_was_reset: bool) -> None:  # noqa: FBT001 - as its caller
         pool: Any = self._pool

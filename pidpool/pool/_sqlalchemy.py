@@ -1,6 +1,6 @@
 """What pidpool uses of SQLAlchemy that SQLAlchemy does not promise. The rest of this room takes it from here.
 
-Checked against SQLAlchemy 2.0.0 to 2.0.58 and 2.1.0 to 2.1.9. ``tests/pool/test_private_names.py`` looks at each of
+Checked against SQLAlchemy 2.0.58 and 2.1.9. ``tests/pool/test_private_names.py`` looks at each of
 these names and says what is missing when one has changed.
 """
 
