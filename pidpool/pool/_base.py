@@ -221,7 +221,7 @@ class ForkSafePool(Pool):
                 record._checkin_failed(error, _fairy_was_created=False)
                 raise
         # What Fairy.__init__ would do; not calling it is worth a tenth of a checkout.
-        fairy = Fairy()
+        fairy: Fairy = Fairy()
         fairy._life = life
         fairy._connection = record.dbapi_connection
         fairy._connection_record = record

@@ -11,11 +11,13 @@ other.
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 import time
+import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,38 +27,56 @@ T = TypeVar("T")
 #: How long a waiter whose time is up lets a thread finish that has just taken it out of the line (seconds).
 _HAND_OVER: Final = 0.05
 
+#: How often a waiter looks at what is available by itself (seconds). It finds something only after an interrupt has
+#: struck somebody between making a thing available and looking at the line.
+_LOOK_AGAIN: Final = 1.0
+
+
+def _drop(_: object) -> None:
+    pass
+
 
 class Slot:
     """The right to have one connection open. Whoever drops it gives it back, whatever the reason: none is lost."""
 
-    __slots__ = ("_queue", "_taken")
+    __slots__ = ("_in_use", "_queue")
 
-    def __init__(self, queue: Queue[object], *, taken: bool) -> None:
+    #: Weak, so that a queue that nobody uses any more is not kept alive, or filled again, by its own slots.
+    _queue: weakref.ref[Queue[Any]]
+    _in_use: bool
+
+    def __init__(self, queue: weakref.ref[Queue[Any]]) -> None:
         self._queue = queue
-        self._taken = taken
-        if taken:
-            queue._taken.add(id(self))
+        self._in_use = False
 
     def take(self) -> Slot:
         """Mark it as in use."""
-        self._taken = True
-        self._queue._taken.add(id(self))
+        queue = self._queue()
+        if queue is not None:
+            queue._taken.add(id(self))
+        self._in_use = True
         return self
 
     def give_back(self) -> None:
         """Make room for another connection. Idempotent."""
-        if self._taken:
-            self._taken = False
-            self._queue._taken.discard(id(self))
-            self._queue._slot_is_free(self)
+        queue = self._queue()
+        if self._in_use and queue is not None:
+            queue._taken.discard(id(self))
+            put = queue.put_free
+            # CPython looks for signals after a call. So there is no interrupt between these two.
+            self._in_use = False
+            put(self)
+            queue.look_at_line()
 
     def __del__(self) -> None:
         # Dropped with an exception's traceback, or by an interrupt between two steps. Python calls __del__ only once
         # for an object, so a fresh slot takes this one's place.
-        self._queue._taken.discard(id(self))
-        if self._taken:
-            self._taken = False
-            self._queue._slot_is_free(Slot(self._queue, taken=False))
+        queue = self._queue()
+        if queue is not None:
+            queue._taken.discard(id(self))
+            if queue.capacity is not None:
+                queue.put_free(Slot(self._queue))
+                queue.look_at_line()
 
 
 class _Waiter(Generic[T]):
@@ -81,13 +101,16 @@ class Queue(Generic[T]):
     """
 
     __slots__ = (
+        "__weakref__",
         "_free",
+        "_new_slot",
         "_taken",
         "capacity",
         "idle",
         "keep",
         "most",
         "pop_idle",
+        "put_free",
         "use_lifo",
         "wait_seconds",
         "waiters",
@@ -106,6 +129,9 @@ class Queue(Generic[T]):
     waiters: deque[_Waiter[T]]
     #: The ids of the slots in use: a set, because adding and discarding are atomic and counting with ``+= 1`` is not.
     _taken: set[int]
+    _new_slot: Callable[[], Slot]
+    #: Puts a slot among the free ones; nothing where there is no limit.
+    put_free: Callable[[Slot], None]
     #: Takes an idle item or raises IndexError: what a checkout does when nothing stands in its way.
     pop_idle: Callable[[], T]
 
@@ -119,7 +145,11 @@ class Queue(Generic[T]):
         self.waits = 0
         self.wait_seconds = 0.0
         self._taken = set()
-        self._free = deque(Slot(self, taken=False) for _ in range(capacity or 0))  # type: ignore[arg-type]
+        # A weak reference with a callback is cleared before the garbage collector runs any finalizer.
+        here = weakref.ref(self, lambda _: None)
+        self._new_slot = functools.partial(Slot, here)
+        self._free = deque(Slot(here) for _ in range(capacity or 0))
+        self.put_free = self._free.append if capacity is not None else _drop
         self.pop_idle = self.idle.pop if use_lifo else self.idle.popleft
 
     @property
@@ -171,8 +201,7 @@ class Queue(Generic[T]):
             An idle item that is one too many, as ``give`` does.
 
         """
-        if self.waiters:
-            self._serve()
+        self.look_at_line()
         if len(self.idle) > self.most:
             try:
                 return self.idle.pop()
@@ -191,8 +220,7 @@ class Queue(Generic[T]):
         if too_old(item):
             return item
         self.idle.appendleft(item)  # another thread took the old one between our look and our grasp
-        if self.waiters:
-            self._serve()
+        self.look_at_line()
         return None
 
     def fresh(self) -> Queue[T]:
@@ -201,17 +229,16 @@ class Queue(Generic[T]):
 
     def _take_slot(self) -> Slot | None:
         if self.capacity is None:
-            return Slot(self, taken=True)  # type: ignore[arg-type]
+            return self._new_slot().take()
         try:
             return self._free.pop().take()
         except IndexError:
             return None
 
-    def _slot_is_free(self, slot: Slot) -> None:
-        if self.capacity is not None:
-            self._free.append(slot)
-            if self.waiters:
-                self._serve()
+    def look_at_line(self) -> None:
+        """Serve those who wait, if any: to be called by whoever has made something available."""
+        if self.waiters:
+            self._serve()
 
     def _serve(self) -> None:
         """Match the line with what is available, until one of them is empty."""
@@ -241,13 +268,14 @@ class Queue(Generic[T]):
         try:
             self.waiters.append(waiter)
             self._serve()
-            remaining = -1.0 if timeout is None else max(0.0, min(timeout, threading.TIMEOUT_MAX))
+            remaining = _LOOK_AGAIN if timeout is None else max(0.0, min(timeout, _LOOK_AGAIN))
             while not waiter.lock.acquire(timeout=remaining):
-                assert deadline is not None  # noqa: S101 - waiting for ever does not time out
-                remaining = min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
-                if remaining <= 0:
-                    self._leave(waiter)
-                    break
+                if deadline is not None:
+                    remaining = min(deadline - time.monotonic(), _LOOK_AGAIN)
+                    if remaining <= 0:
+                        self._leave(waiter)
+                        break
+                self._serve()
         except BaseException:  # an interrupt: whatever was handed over meanwhile goes to the next in line
             self._leave(waiter)
             self._pass_on(waiter)
