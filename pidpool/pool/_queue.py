@@ -4,6 +4,9 @@ All state is in three deques, and every change of it is one atomic operation on 
 is none to inherit locked across a fork, and none to deadlock on when the garbage collector returns a forgotten
 connection in the middle of one of these functions.
 
+Those who wait are served first come, first served, and what comes back is put into their hands; only when connections
+come back faster than threads can be switched may a running thread go on for a millisecond (docs/adr/0003).
+
 The one rule that makes this sound: *whoever makes something available looks at the line afterwards, and whoever joins
 the line looks at what is available afterwards.* Of two threads that do so at the same time, at least one sees the
 other.
@@ -12,11 +15,13 @@ other.
 from __future__ import annotations
 
 import functools
+import math
 import sys
 import threading
 import time
 import weakref
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -30,6 +35,12 @@ _HAND_OVER: Final = 0.05
 #: How often a waiter looks at what is available by itself (seconds). It finds something only after an interrupt has
 #: struck somebody between making a thing available and looking at the line.
 _LOOK_AGAIN: Final = 1.0
+
+#: When things come back faster than a thread can be woken (seconds), whoever runs may take them again: handing each one
+#: over would make everybody wait for a switch of threads, every time. ...
+_FASTER_THAN_A_SWITCH: Final = 10e-6
+#: ... but this often (seconds) one of those who wait is served all the same, first come, first served.
+_TURN: Final = 1e-3
 
 
 def _drop(_: object) -> None:
@@ -80,14 +91,33 @@ class Slot:
 
 
 class _Waiter(Generic[T]):
-    """One place in the line. The lock is held until something is put in ``given``."""
+    """One place in the line. The lock is held until something is put in ``given``, or until it is time to look."""
 
-    __slots__ = ("given", "lock")
+    __slots__ = ("_lock", "_woken", "given")
 
     def __init__(self) -> None:
         self.given: T | Slot | None = None
-        self.lock = threading.Lock()
-        self.lock.acquire()  # released by whoever serves this waiter
+        self._woken = False
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until ``given`` or woken; tell whether it was that, and not the time being up."""
+        if not self._lock.acquire(timeout=seconds):
+            return False
+        self._woken = False  # and look at ``given`` afterwards: see ``hand_over``
+        return True
+
+    def wake(self) -> None:
+        """Have the waiter look for itself."""
+        if not self._woken:
+            self._woken = True
+            self._lock.release()
+
+    def hand_over(self, thing: T | Slot) -> None:
+        """Serve the waiter, who is out of the line already."""
+        self.given = thing
+        self.wake()
 
 
 class Queue(Generic[T]):
@@ -103,7 +133,9 @@ class Queue(Generic[T]):
     __slots__ = (
         "__weakref__",
         "_free",
+        "_looked",
         "_new_slot",
+        "_served",
         "_taken",
         "capacity",
         "idle",
@@ -127,6 +159,9 @@ class Queue(Generic[T]):
     _free: deque[Slot]
     #: First come, first served.
     waiters: deque[_Waiter[T]]
+    #: When somebody last looked at the line, and last served it (``time.monotonic()``).
+    _looked: float
+    _served: float
     #: The ids of the slots in use: a set, because adding and discarding are atomic and counting with ``+= 1`` is not.
     _taken: set[int]
     _new_slot: Callable[[], Slot]
@@ -143,7 +178,7 @@ class Queue(Generic[T]):
         self.idle = deque()
         self.waiters = deque()
         self.waits = 0
-        self.wait_seconds = 0.0
+        self.wait_seconds = self._looked = self._served = 0.0
         self._taken = set()
         # A weak reference with a callback is cleared before the garbage collector runs any finalizer.
         here = weakref.ref(self, lambda _: None)
@@ -237,7 +272,15 @@ class Queue(Generic[T]):
 
     def look_at_line(self) -> None:
         """Serve those who wait, if any: to be called by whoever has made something available."""
-        if self.waiters:
+        if not self.waiters:
+            return
+        now = time.monotonic()
+        since, self._looked = now - self._looked, now
+        if since < _FASTER_THAN_A_SWITCH and now - self._served < _TURN:
+            with suppress(IndexError):  # it gave up between our two looks
+                self.waiters[0].wake()
+        else:
+            self._served = now
             self._serve()
 
     def _serve(self) -> None:
@@ -253,8 +296,7 @@ class Queue(Generic[T]):
             except IndexError:
                 given = self._take_slot()
             if given is not None:
-                waiter.given = given
-                waiter.lock.release()
+                waiter.hand_over(given)
                 continue
             # Back to the head of the line; and since it was not in line for a moment, look again.
             self.waiters.appendleft(waiter)
@@ -264,18 +306,23 @@ class Queue(Generic[T]):
     def _wait(self, timeout: float | None) -> T | Slot | None:
         waiter: _Waiter[T] = _Waiter()
         started = time.monotonic()
-        deadline = None if timeout is None else started + timeout
+        deadline = math.inf if timeout is None else started + timeout
         try:
             self.waiters.append(waiter)
             self._serve()
-            remaining = _LOOK_AGAIN if timeout is None else max(0.0, min(timeout, _LOOK_AGAIN))
-            while not waiter.lock.acquire(timeout=remaining):
-                if deadline is not None:
-                    remaining = min(deadline - time.monotonic(), _LOOK_AGAIN)
-                    if remaining <= 0:
-                        self._leave(waiter)
+            while waiter.given is None:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    self._leave(waiter)
+                    break
+                if not waiter.wait(min(remaining, _LOOK_AGAIN)) and waiter not in self.waiters:
+                    # Whoever took us out of the line, to serve us, was interrupted.
+                    if waiter.given is not None:
                         break
-                self._serve()
+                    waiter = _Waiter()
+                    self.waiters.appendleft(waiter)
+                if waiter.given is None:
+                    self._serve()
         except BaseException:  # an interrupt: whatever was handed over meanwhile goes to the next in line
             self._leave(waiter)
             self._pass_on(waiter)
@@ -283,6 +330,8 @@ class Queue(Generic[T]):
         finally:
             self.waits += 1
             self.wait_seconds += time.monotonic() - started
+            if self.idle or self._free:  # it may have been us who was woken for it
+                self._serve()
         return waiter.given
 
     def _leave(self, waiter: _Waiter[T]) -> None:
@@ -292,7 +341,7 @@ class Queue(Generic[T]):
                 self.waiters.remove(waiter)
             except ValueError:
                 # Another thread has taken us out of the line. It is about to hand something over, or to put us back.
-                if waiter.lock.acquire(timeout=_HAND_OVER):
+                if waiter.given is not None or (waiter.wait(_HAND_OVER) and waiter.given is not None):
                     return
             else:
                 return

@@ -369,8 +369,8 @@ class Fairy(_ConnectionFairy):
         if not self._life.page[0]:
             _fork.current()
             return
-        record.ticket = 0
         self._life.out.pop(record, None)
+        record.ticket = 0
         if self._life.leaks is not None:
             self._life.leaks.came_back(record)  # what is detached is nobody's leak, and the record goes to others
         self._ownership = record.ownership
