@@ -221,7 +221,7 @@ class Teller:
 class _Queuer:
     """One of many threads that want a connection."""
 
-    def __init__(self, take: Callable[[], Any], hold: float) -> None:
+    def __init__(self, take: Callable[[], Any], hold: float | None) -> None:
         self.waits: list[float] = []
         self.wrong = self.errors = self.timeouts = 0
         self.detail = ""
@@ -244,11 +244,12 @@ class _Queuer:
                 self.detail = self.detail or summary(error)
                 continue
             self.waits.append(time.perf_counter() - started)
-            connection = taken.cursor().connection
-            self.wrong += connection.in_use
-            connection.in_use = True
-            time.sleep(self._hold)  # 0 as well: a query always lets other threads run
-            connection.in_use = False
+            if self._hold is not None:
+                connection = taken.cursor().connection
+                self.wrong += connection.in_use
+                connection.in_use = True
+                time.sleep(self._hold)  # 0 as well: a query always lets other threads run
+                connection.in_use = False
             taken.close()
 
 
