@@ -90,8 +90,9 @@ def section(records: list[Record]) -> str:
         for record in records
         if (ratios := record.ratios("checkout", "pidpool", "queuepool"))
     ]
+    rehearsal = "*From a rehearsal, on a busy machine.* " if any(record.is_quick for record in records) else ""
     return (
-        f"A checkout and checkin takes this share of `QueuePool`'s time: {'; '.join(of)}.\n\n"
+        f"{rehearsal}A checkout and checkin takes this share of `QueuePool`'s time: {'; '.join(of)}.\n\n"
         f"![{CHARTS['checkout'][0]}](docs/charts/checkout.svg)\n\n"
         f"![{CHARTS['fork'][0]}](docs/charts/fork.svg)\n\n"
         "All figures, what they should be, and where they fall short: [docs/performance.md](docs/performance.md).\n"
