@@ -73,9 +73,9 @@ class PidPool(ForkSafePool, QueuePool):
             capacity=None if self._max_overflow == -1 else pool_size + max_overflow,
             use_lifo=use_lifo,
         )
+        upkeep = Upkeep(min_size, max_idle, max_waiting, leak_threshold, recycle_jitter, pre_ping_idle)
         if 0 < pool_size < min_size:
             raise ValueError(f"min_size must not be more than pool_size, which is {pool_size}, and is {min_size}")
-        upkeep = Upkeep(min_size, max_idle, max_waiting, leak_threshold, recycle_jitter, pre_ping_idle)
         self._start(queue, timeout=timeout, upkeep=upkeep)
 
     def recreate(self) -> PidPool:
