@@ -92,6 +92,10 @@ class PoolMachine(RuleBasedStateMachine):
 
     # -- what an application does
 
+    @rule()
+    def check_out_without_trouble(self) -> None:
+        self.check_out(fails=False)
+
     @rule(fails=st.booleans())
     def check_out(self, fails: bool) -> None:  # noqa: FBT001
         def fail() -> None:
@@ -242,6 +246,16 @@ test_the_pool_does_what_the_model_does = PoolMachine.TestCase
 # That the machine can fail
 
 
+class KeepsOneMore(PidPool):
+    """A pool that leaves one more idle than it should keep."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - PidPool's
+        super().__init__(*args, **options)
+        life: Any = self._life
+        life.queue.most += 1
+        life.most += 1
+
+
 class WrongOrder(PidPool):
     """A pool that hands out the wrong one of those that are idle."""
 
@@ -252,7 +266,7 @@ class WrongOrder(PidPool):
         life.pop_idle = life.queue.pop_idle = idle.popleft if life.queue.use_lifo else idle.pop
 
 
-@pytest.mark.parametrize("broken", [WrongOrder])
+@pytest.mark.parametrize("broken", [KeepsOneMore, WrongOrder])
 def test_a_pool_that_is_broken_is_noticed(broken: type[PidPool]) -> None:
     class Machine(PoolMachine):
         pool_class = broken
