@@ -92,7 +92,7 @@ class Record(_ConnectionRecord):
         if self.ticket == 0 and _fairy_was_created:
             super().checkin(_fairy_was_created)  # warns about the second checkin
             return
-        # In this order: an interrupt in between finds the fairy still holding its ticket, and its end tries again.
+        # In this order: interrupted in between, nobody holds the record any more, and its slot goes back by itself.
         life.out.pop(self, None)
         self.ticket = 0
         while self.finalize_callback:
@@ -188,15 +188,16 @@ class Fairy(_ConnectionFairy):
         record: Any = self._connection_record
         if record is None:
             return  # given back, or detached
-        if not self._life.page[0]:
-            _fork.current()
-        elif record.ticket == self._ticket:  # forgotten
-            self._connection = record.dbapi_connection  # None if the record was invalidated behind our back
-            try:
+        try:
+            if not self._life.page[0]:
+                _fork.current()
+            elif record.ticket == self._ticket and record in self._life.out:  # forgotten
+                self._connection = record.dbapi_connection  # None if the record was invalidated behind our back
                 self.close()
-            except BaseException:  # an interrupt, which Python only prints here: drop the record, and thereby its slot
+        except BaseException:  # an interrupt, which Python only prints here: drop the record, and thereby its slot
+            if record.ticket == self._ticket:
                 self._life.out.pop(record, None)
-                raise
+            raise
 
     # -- using it ------------------------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import CodeType, FrameType
 
-PATIENCE = float(os.environ.get("PATIENCE", "20"))
+PATIENCE = float(os.environ.get("PATIENCE", "4"))
 """Seconds until a thread that should have been served counts as stuck."""
 
 SIZE, OVERFLOW = 1, 1

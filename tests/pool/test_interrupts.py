@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 #: others there is no call. QueuePool's weakref callback has the same first opcode.
 TOLERATED = ("_record.py:Fairy.__del__:",)
 
-DOUBLED = """Record.checkin: between `out.pop` and `ticket = 0` a cycle of fairy and record may be collected. Then the
-slot's finalizer frees the slot, and the fairy's gives the record back, which has it too."""
-
 FORGOTTEN = [name for name in SCENES if name.startswith("forgotten")]
 
 
@@ -39,10 +36,7 @@ def test_an_interrupt_at_any_step_loses_nothing(
     name: str,
     busy: bool,  # noqa: FBT001 - a parameter of the test
     play: Play,
-    request: pytest.FixtureRequest,
 ) -> None:
-    if (name, busy) == ("checkin_when_the_rollback_fails", True):
-        request.applymarker(pytest.mark.xfail(strict=True, reason=DOUBLED))
     found = play(interrupt_at_every_step, name, "PidPool", "KeyboardInterrupt", busy=busy, limit=100)
     assert untolerated(found) == [], json.dumps(found["losses"], indent=1)
     assert found["steps"] > 50
