@@ -38,6 +38,7 @@ import gc
 import os
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pidpool import _fork, drivers
@@ -58,6 +59,10 @@ _BUSY: Final = "another thread inside SQLite"
 _NO_CHECKPOINT_ON_CLOSE: Final = 1006
 _FCNTL_VFS_POINTER: Final = 27
 _TXN_READ, _TXN_WRITE = 1, 2
+_STATIC_MUTEXES: Final = range(2, 14)
+
+#: How long this process's own threads may hold one of SQLite's own mutexes (seconds).
+_PATIENCE: Final = 1.0
 
 
 # -- libsqlite3 ------------------------------------------------------------------------------------------------------
@@ -100,6 +105,7 @@ class _Library:
         self._mutex_of = function("sqlite3_db_mutex", pointer, pointer)
         self._try = function("sqlite3_mutex_try", number, pointer)
         self._leave = function("sqlite3_mutex_leave", None, pointer)
+        self._static = function("sqlite3_mutex_alloc", pointer, number)
         self._control = function("sqlite3_file_control", number, pointer, ctypes.c_char_p, number, pointer)
 
     def _database(self, connection: object) -> int | None:
@@ -114,6 +120,25 @@ class _Library:
         if database is None or self._control(database, name, _FCNTL_VFS_POINTER, self._by_reference(found)) != 0:
             return ""
         return (found.contents.name or b"").decode()  # always set, if the schema is there
+
+    def is_stuck(self) -> bool:
+        """Tell whether one of the mutexes that all connections share was held at fork, by a thread that is not here.
+
+        Any call could wait for it for ever. Does not wait long itself: this process's own threads hold them briefly.
+        """
+        suspects = [mutex for number in _STATIC_MUTEXES if (mutex := self._static(number)) is not None]
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            suspects = [mutex for mutex in suspects if not self._is_free(mutex)]
+            if not suspects or time.monotonic() > deadline:
+                return bool(suspects)
+            time.sleep(_PATIENCE / 100)
+
+    def _is_free(self, mutex: int) -> bool:
+        if self._try(mutex) != 0:
+            return False
+        self._leave(mutex)
+        return True
 
     def activity(self, connection: object) -> str | None:
         """Return what is under way on a connection, or None. Does not wait for a mutex."""
@@ -362,7 +387,18 @@ class Inheritance:
 
     """
 
-    __slots__ = ("__weakref__", "_descriptors", "_lock", "_settled", "generation", "handles", "heir", "owner", "thread")
+    __slots__ = (
+        "__weakref__",
+        "_descriptors",
+        "_is_stuck",
+        "_lock",
+        "_settled",
+        "generation",
+        "handles",
+        "heir",
+        "owner",
+        "thread",
+    )
 
     #: Inherited and not yet settled, in the order in which they came, as the keys: adding and removing are atomic.
     handles: dict[Handle, None]
@@ -375,6 +411,8 @@ class Inheritance:
     #: a file while another thread still closes what was inherited on it.
     _settled: set[Identity]
     _lock: threading.Lock
+    #: Whether any call of SQLite may wait for ever; None before somebody wants to know.
+    _is_stuck: bool | None
     #: That of the next generation in the same process. ``dict.setdefault`` decides a race between threads.
     heir: dict[_fork.Generation, Inheritance]
 
@@ -385,6 +423,7 @@ class Inheritance:
         self.handles = {} if previous is None else dict(previous.handles)
         self._settled = set()
         self._lock = threading.Lock()
+        self._is_stuck = None if previous is not None else False
         self.heir = {}
         # Without the driver nobody has a SQLite file open, and one descriptor less is opened at fork.
         self._descriptors = _open_descriptors() if previous is not None and "_sqlite3" in sys.modules else []
@@ -402,12 +441,22 @@ class Inheritance:
         """Return what ``opener`` had open."""
         return [handle for handle in list(self.handles) if handle.opener is opener]
 
+    def refuse_if_stuck(self) -> None:
+        """Raise InheritedFileError if another thread was inside SQLite at fork, where it held what everybody needs."""
+        if self._is_stuck is None:
+            with self._lock:
+                found = library() if "_sqlite3" in sys.modules else None
+                self._is_stuck = found is not None and found.is_stuck()
+        if self._is_stuck:
+            raise self.refusal("of any name", _BUSY)
+
     def has_settled(self, files: frozenset[Identity]) -> bool:
         """Tell whether these files may be opened here."""
         return self.generation.number == 0 or files <= self._settled
 
     def take(self, handle: Handle) -> Any:  # noqa: ANN401 - a DB-API connection
         """Return the connection to a database in memory, which is this process's own copy; None if it is taken."""
+        self.refuse_if_stuck()
         with self._lock:
             if handle not in self.handles:
                 return None
@@ -434,6 +483,7 @@ class Inheritance:
             InheritedFileError: something was in use at fork, and nothing has been touched; or something is left.
 
         """
+        self.refuse_if_stuck()
         with self._lock:
             inherited = [handle for handle in list(self.handles) if handle.files & files]
             for handle in inherited:
@@ -477,11 +527,12 @@ def _inheritance() -> Inheritance:
     return found
 
 
-def make_way(opener: object) -> Any:  # noqa: ANN401 - a DB-API connection
+def make_way(opener: object, *, certainly: bool = False) -> Any:  # noqa: ANN401 - a DB-API connection
     """Prepare for opening a connection: to be called before, in any process, for any driver.
 
     Args:
         opener: what was given to ``own``.
+        certainly: it is known to open SQLite databases.
 
     Returns:
         A connection to use instead of opening one: the copy of a database in memory. Otherwise None.
@@ -491,6 +542,8 @@ def make_way(opener: object) -> Any:  # noqa: ANN401 - a DB-API connection
 
     """
     inheritance = _inheritance()
+    if certainly:
+        inheritance.refuse_if_stuck()
     if not inheritance.handles:
         return None
     files: set[Identity] = set()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import threading
 import time
 from logging import DEBUG
 from typing import TYPE_CHECKING, Any
@@ -218,10 +217,9 @@ class ForkSafePool(Pool):
         return _ConnectionFairy._checkout(self, fairy=fairy)
 
     def _look_at_handle(self, record: Record, fairy: Fairy) -> None:
-        """Note which thread has a SQLite connection, and see, the first time, whether it is safe to use here."""
+        """See, the first time that a SQLite connection is checked out, whether it is safe to use here."""
         try:
             handle: Any = record.ownership
-            handle.thread = threading.get_ident()
             if not handle.look():
                 record.close()
                 fairy._connection = record.get_connection()
@@ -357,7 +355,8 @@ class ForkSafePool(Pool):
             life.connects += 1
             try:
                 while record.ownership is None:  # again, if something that was inherited had to be closed first
-                    connection = _sqlite.make_way(self._opener)
+                    is_sqlite = getattr(self._dialect, "name", "") == "sqlite"
+                    connection = _sqlite.make_way(self._opener, certainly=is_sqlite)
                     if connection is None:
                         connection = open_connection(record)
                     # Whoever began to open it owns it, should somebody have forked meanwhile, in a do_connect event.
