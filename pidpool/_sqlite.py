@@ -39,10 +39,10 @@ import os
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from pidpool import _fork, drivers
-from pidpool._discard import Identity, Ownership, pin
+from pidpool._discard import Ownership, pin
 from pidpool.drivers.sqlite3 import DRIVER
 from pidpool.errors import InheritedFileError
 
@@ -204,7 +204,14 @@ def _cursors(connection: object) -> list[object]:
     return [thing for thing in gc.get_referrers(connection) if isinstance(thing, kinds)]
 
 
-# -- descriptors -----------------------------------------------------------------------------------------------------
+# -- files -----------------------------------------------------------------------------------------------------------
+
+
+class Identity(NamedTuple):
+    """Which file it is, whatever it is called: SQLite's table of locks goes by the same."""
+
+    device: int
+    inode: int
 
 
 def _open_descriptors() -> list[int] | None:
@@ -219,9 +226,10 @@ def _open_descriptors() -> list[int] | None:
 
 def _refers_to(descriptor: int, files: frozenset[Identity]) -> bool:
     try:
-        return Identity.of(descriptor) in files
+        status = os.fstat(descriptor)
     except OSError:
         return False
+    return (status.st_dev, status.st_ino) in files
 
 
 # -- one connection --------------------------------------------------------------------------------------------------

@@ -4,6 +4,9 @@ All state is in three deques, and every change of it is one atomic operation on 
 is none to inherit locked across a fork, and none to deadlock on when the garbage collector returns a forgotten
 connection in the middle of one of these functions.
 
+Those who wait are served first come, first served, and what comes back is put into their hands; only when connections
+come back faster than threads can be switched may a running thread go on for a millisecond (docs/adr/0003).
+
 The one rule that makes this sound: *whoever makes something available looks at the line afterwards, and whoever joins
 the line looks at what is available afterwards.* Of two threads that do so at the same time, at least one sees the
 other.
@@ -11,11 +14,15 @@ other.
 
 from __future__ import annotations
 
+import functools
+import math
 import sys
 import threading
 import time
+import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,49 +32,92 @@ T = TypeVar("T")
 #: How long a waiter whose time is up lets a thread finish that has just taken it out of the line (seconds).
 _HAND_OVER: Final = 0.05
 
+#: How often a waiter looks at what is available by itself (seconds). It finds something only after an interrupt has
+#: struck somebody between making a thing available and looking at the line.
+_LOOK_AGAIN: Final = 1.0
+
+#: When things come back faster than a thread can be woken (seconds), whoever runs may take them again: handing each one
+#: over would make everybody wait for a switch of threads, every time. ...
+_FASTER_THAN_A_SWITCH: Final = 10e-6
+#: ... but this often (seconds) one of those who wait is served all the same, first come, first served.
+_TURN: Final = 1e-3
+
+
+def _drop(_: object) -> None:
+    pass
+
 
 class Slot:
     """The right to have one connection open. Whoever drops it gives it back, whatever the reason: none is lost."""
 
-    __slots__ = ("_queue", "_taken")
+    __slots__ = ("_in_use", "_queue")
 
-    def __init__(self, queue: Queue[object], *, taken: bool) -> None:
+    #: Weak, so that a queue that nobody uses any more is not kept alive, or filled again, by its own slots.
+    _queue: weakref.ref[Queue[Any]]
+    _in_use: bool
+
+    def __init__(self, queue: weakref.ref[Queue[Any]]) -> None:
         self._queue = queue
-        self._taken = taken
-        if taken:
-            queue._taken.add(id(self))
+        self._in_use = False
 
     def take(self) -> Slot:
         """Mark it as in use."""
-        self._taken = True
-        self._queue._taken.add(id(self))
+        queue = self._queue()
+        if queue is not None:
+            queue._taken.add(id(self))
+        self._in_use = True
         return self
 
     def give_back(self) -> None:
         """Make room for another connection. Idempotent."""
-        if self._taken:
-            self._taken = False
-            self._queue._taken.discard(id(self))
-            self._queue._slot_is_free(self)
+        queue = self._queue()
+        if self._in_use and queue is not None:
+            queue._taken.discard(id(self))
+            put = queue.put_free
+            # CPython looks for signals after a call. So there is no interrupt between these two.
+            self._in_use = False
+            put(self)
+            queue.look_at_line()
 
     def __del__(self) -> None:
         # Dropped with an exception's traceback, or by an interrupt between two steps. Python calls __del__ only once
         # for an object, so a fresh slot takes this one's place.
-        self._queue._taken.discard(id(self))
-        if self._taken:
-            self._taken = False
-            self._queue._slot_is_free(Slot(self._queue, taken=False))
+        queue = self._queue()
+        if queue is not None:
+            queue._taken.discard(id(self))
+            if queue.capacity is not None:
+                queue.put_free(Slot(self._queue))
+                queue.look_at_line()
 
 
 class _Waiter(Generic[T]):
-    """One place in the line. The lock is held until something is put in ``given``."""
+    """One place in the line. The lock is held until something is put in ``given``, or until it is time to look."""
 
-    __slots__ = ("given", "lock")
+    __slots__ = ("_lock", "_woken", "given")
 
     def __init__(self) -> None:
         self.given: T | Slot | None = None
-        self.lock = threading.Lock()
-        self.lock.acquire()  # released by whoever serves this waiter
+        self._woken = False
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until ``given`` or woken; tell whether it was that, and not the time being up."""
+        if not self._lock.acquire(timeout=seconds):
+            return False
+        self._woken = False  # and look at ``given`` afterwards: see ``hand_over``
+        return True
+
+    def wake(self) -> None:
+        """Have the waiter look for itself."""
+        if not self._woken:
+            self._woken = True
+            self._lock.release()
+
+    def hand_over(self, thing: T | Slot) -> None:
+        """Serve the waiter, who is out of the line already."""
+        self.given = thing
+        self.wake()
 
 
 class Queue(Generic[T]):
@@ -81,16 +131,21 @@ class Queue(Generic[T]):
     """
 
     __slots__ = (
+        "__weakref__",
         "_free",
-        "_most",
+        "_looked",
+        "_new_slot",
+        "_served",
         "_taken",
-        "_waiters",
         "capacity",
         "idle",
         "keep",
+        "most",
         "pop_idle",
+        "put_free",
         "use_lifo",
         "wait_seconds",
+        "waiters",
         "waits",
     )
 
@@ -103,23 +158,33 @@ class Queue(Generic[T]):
     #: Slots that nobody uses. Empty for ever where there is no limit.
     _free: deque[Slot]
     #: First come, first served.
-    _waiters: deque[_Waiter[T]]
+    waiters: deque[_Waiter[T]]
+    #: When somebody last looked at the line, and last served it (``time.monotonic()``).
+    _looked: float
+    _served: float
     #: The ids of the slots in use: a set, because adding and discarding are atomic and counting with ``+= 1`` is not.
     _taken: set[int]
+    _new_slot: Callable[[], Slot]
+    #: Puts a slot among the free ones; nothing where there is no limit.
+    put_free: Callable[[Slot], None]
     #: Takes an idle item or raises IndexError: what a checkout does when nothing stands in its way.
     pop_idle: Callable[[], T]
 
     def __init__(self, keep: int | None, capacity: int | None, *, use_lifo: bool = False) -> None:
         self.keep = keep
-        self._most = sys.maxsize if keep is None else keep
+        self.most = sys.maxsize if keep is None else keep
         self.capacity = capacity
         self.use_lifo = use_lifo
         self.idle = deque()
-        self._waiters = deque()
+        self.waiters = deque()
         self.waits = 0
-        self.wait_seconds = 0.0
+        self.wait_seconds = self._looked = self._served = 0.0
         self._taken = set()
-        self._free = deque(Slot(self, taken=False) for _ in range(capacity or 0))  # type: ignore[arg-type]
+        # A weak reference with a callback is cleared before the garbage collector runs any finalizer.
+        here = weakref.ref(self, lambda _: None)
+        self._new_slot = functools.partial(Slot, here)
+        self._free = deque(Slot(here) for _ in range(capacity or 0))
+        self.put_free = self._free.append if capacity is not None else _drop
         self.pop_idle = self.idle.pop if use_lifo else self.idle.popleft
 
     @property
@@ -130,7 +195,7 @@ class Queue(Generic[T]):
     @property
     def waiting(self) -> int:
         """How many threads stand in line."""
-        return len(self._waiters)
+        return len(self.waiters)
 
     def take(self, timeout: float | None, max_waiting: int | None = None) -> T | Slot | None:
         """Return an idle item, or else a slot for a new one; wait in line for either.
@@ -150,30 +215,29 @@ class Queue(Generic[T]):
         slot = self._take_slot()
         if slot is not None:
             return slot
-        if max_waiting is not None and len(self._waiters) >= max_waiting:
+        if max_waiting is not None and len(self.waiters) >= max_waiting:
             return None
         return self._wait(timeout)
 
     def give(self, item: T) -> T | None:
-        """Put ``item`` into the hands of the one who waits longest, or else among the idle.
+        """Put ``item`` among the idle, and hand one of them to each who waits, first come, first served.
 
         Returns:
             An idle item that is one too many: the caller closes it and gives its slot back.
 
         """
-        if self._waiters:
-            try:
-                waiter = self._waiters.popleft()
-            except IndexError:  # it gave up, or was served, between our two looks
-                pass
-            else:
-                waiter.given = item
-                waiter.lock.release()
-                return None
         self.idle.append(item)
-        if self._waiters:
-            self._serve()
-        if len(self.idle) > self._most:
+        return self.settle()
+
+    def settle(self) -> T | None:
+        """Serve those who wait, now that there is something idle.
+
+        Returns:
+            An idle item that is one too many, as ``give`` does.
+
+        """
+        self.look_at_line()
+        if len(self.idle) > self.most:
             try:
                 return self.idle.pop()
             except IndexError:  # taken in the meantime
@@ -191,8 +255,7 @@ class Queue(Generic[T]):
         if too_old(item):
             return item
         self.idle.appendleft(item)  # another thread took the old one between our look and our grasp
-        if self._waiters:
-            self._serve()
+        self.look_at_line()
         return None
 
     def fresh(self) -> Queue[T]:
@@ -201,23 +264,30 @@ class Queue(Generic[T]):
 
     def _take_slot(self) -> Slot | None:
         if self.capacity is None:
-            return Slot(self, taken=True)  # type: ignore[arg-type]
+            return self._new_slot().take()
         try:
             return self._free.pop().take()
         except IndexError:
             return None
 
-    def _slot_is_free(self, slot: Slot) -> None:
-        if self.capacity is not None:
-            self._free.append(slot)
-            if self._waiters:
-                self._serve()
+    def look_at_line(self) -> None:
+        """Serve those who wait, if any: to be called by whoever has made something available."""
+        if not self.waiters:
+            return
+        now = time.monotonic()
+        since, self._looked = now - self._looked, now
+        if since < _FASTER_THAN_A_SWITCH and now - self._served < _TURN:
+            with suppress(IndexError):  # it gave up between our two looks
+                self.waiters[0].wake()
+        else:
+            self._served = now
+            self._serve()
 
     def _serve(self) -> None:
         """Match the line with what is available, until one of them is empty."""
         while True:
             try:
-                waiter = self._waiters.popleft()
+                waiter = self.waiters.popleft()
             except IndexError:
                 return
             given: T | Slot | None
@@ -226,28 +296,33 @@ class Queue(Generic[T]):
             except IndexError:
                 given = self._take_slot()
             if given is not None:
-                waiter.given = given
-                waiter.lock.release()
+                waiter.hand_over(given)
                 continue
             # Back to the head of the line; and since it was not in line for a moment, look again.
-            self._waiters.appendleft(waiter)
+            self.waiters.appendleft(waiter)
             if not self.idle and not self._free:
                 return
 
     def _wait(self, timeout: float | None) -> T | Slot | None:
         waiter: _Waiter[T] = _Waiter()
         started = time.monotonic()
-        deadline = None if timeout is None else started + timeout
+        deadline = math.inf if timeout is None else started + timeout
         try:
-            self._waiters.append(waiter)
+            self.waiters.append(waiter)
             self._serve()
-            remaining = -1.0 if timeout is None else max(0.0, min(timeout, threading.TIMEOUT_MAX))
-            while not waiter.lock.acquire(timeout=remaining):
-                assert deadline is not None  # noqa: S101 - waiting for ever does not time out
-                remaining = min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
+            while waiter.given is None:
+                remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     self._leave(waiter)
                     break
+                if not waiter.wait(min(remaining, _LOOK_AGAIN)) and waiter not in self.waiters:
+                    # Whoever took us out of the line, to serve us, was interrupted.
+                    if waiter.given is not None:
+                        break
+                    waiter = _Waiter()
+                    self.waiters.appendleft(waiter)
+                if waiter.given is None:
+                    self._serve()
         except BaseException:  # an interrupt: whatever was handed over meanwhile goes to the next in line
             self._leave(waiter)
             self._pass_on(waiter)
@@ -255,16 +330,18 @@ class Queue(Generic[T]):
         finally:
             self.waits += 1
             self.wait_seconds += time.monotonic() - started
+            if self.idle or self._free:  # it may have been us who was woken for it
+                self._serve()
         return waiter.given
 
     def _leave(self, waiter: _Waiter[T]) -> None:
         """Step out of the line, unless somebody is just serving us: then take what comes."""
         for _ in range(2):
             try:
-                self._waiters.remove(waiter)
+                self.waiters.remove(waiter)
             except ValueError:
                 # Another thread has taken us out of the line. It is about to hand something over, or to put us back.
-                if waiter.lock.acquire(timeout=_HAND_OVER):
+                if waiter.given is not None or (waiter.wait(_HAND_OVER) and waiter.given is not None):
                     return
             else:
                 return

@@ -1,4 +1,4 @@
-"""What pidpool uses of SQLAlchemy that SQLAlchemy does not promise. The rest of this room takes it from here.
+"""What pidpool uses of SQLAlchemy (and of ``logging``) that it does not promise. The rest of this room takes it here.
 
 Checked against SQLAlchemy 2.0.58 and 2.1.9. ``tests/pool/test_private_names.py`` looks at each of
 these names and says what is missing when one has changed.
@@ -22,7 +22,7 @@ from sqlalchemy.pool.base import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = [
     "PRIVATE_ATTRIBUTES",
@@ -37,6 +37,8 @@ __all__ = [
     "_ConnectionRecord",
     "forget_event_locks",
     "guard_begin",
+    "known_levels",
+    "listeners",
     "reset_commit",
     "reset_rollback",
     "rolls_back_plainly",
@@ -82,6 +84,25 @@ def rolls_back_plainly(dialect: Any) -> bool:  # noqa: ANN401 - a Dialect, or th
     if getattr(dialect, "skip_autocommit_rollback", False):  # since 2.0.43; the stock one looks at the connection then
         return False
     return type(dialect).do_rollback in (DefaultDialect.do_rollback, _ConnDialect.do_rollback)
+
+
+def listeners(pool: Pool, event: str) -> tuple[Sequence[object], Sequence[object]]:
+    """Return the listeners to an event of this pool, and those to the event of its class: both live, both may be kept.
+
+    The first is SQLAlchemy's own list, made before there is anybody to put in, so that it need not be replaced then.
+    """
+    collection: Any = getattr(pool.dispatch, event).for_modify(pool.dispatch)
+    return collection.listeners, collection.parent_listeners
+
+
+def known_levels(logger: Any) -> Mapping[int, bool]:  # noqa: ANN401 - a Logger, or SQLAlchemy's own
+    """Return the answers of ``logger.isEnabledFor`` that the logger has at hand: live, and empty when levels change.
+
+    SQLAlchemy asks at every checkout. ``logging.Logger`` has kept its answers in this dict since Python 3.7; where
+    there is none (with ``echo``), there is no answer, and one asks.
+    """
+    levels: Mapping[int, bool] = getattr(logger, "_cache", {})
+    return levels
 
 
 def forget_event_locks(pool: Pool) -> None:
