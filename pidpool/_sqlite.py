@@ -36,6 +36,7 @@ from __future__ import annotations
 import functools
 import gc
 import os
+import stat
 import sys
 import threading
 import time
@@ -214,22 +215,23 @@ class Identity(NamedTuple):
     inode: int
 
 
-def _open_descriptors() -> list[int] | None:
-    """Return the numbers of this process's open descriptors; None where there is no list, or no room to read it."""
+def _open_files() -> list[tuple[int, Identity]] | None:
+    """Return this process's descriptors of ordinary files; None where there is no list, or no room to read it."""
     for folder in ("/proc/self/fd", "/dev/fd"):
         try:
-            return [int(name) for name in os.listdir(folder)]  # noqa: PTH208 - plain names
+            numbers = [int(name) for name in os.listdir(folder)]  # noqa: PTH208 - plain names
         except OSError:
             continue
+        return [(number, file) for number in numbers if (file := _file(number)) is not None]
     return None
 
 
-def _refers_to(descriptor: int, files: frozenset[Identity]) -> bool:
+def _file(descriptor: int) -> Identity | None:
     try:
         status = os.fstat(descriptor)
     except OSError:
-        return False
-    return (status.st_dev, status.st_ino) in files
+        return None
+    return Identity(status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
 
 
 # -- one connection --------------------------------------------------------------------------------------------------
@@ -397,9 +399,9 @@ class Inheritance:
 
     __slots__ = (
         "__weakref__",
-        "_descriptors",
         "_is_stuck",
         "_lock",
+        "_open_files",
         "_settled",
         "generation",
         "handles",
@@ -413,8 +415,8 @@ class Inheritance:
     #: The process that forked this one, and the thread that did.
     owner: int
     thread: int
-    #: What was open at fork; None if that could not be found out.
-    _descriptors: list[int] | None
+    #: The files that were open at fork; None if that could not be found out.
+    _open_files: list[tuple[int, Identity]] | None
     #: The files on which nothing inherited is left. Guarded by ``_lock``, as is the closing of handles: nobody may open
     #: a file while another thread still closes what was inherited on it.
     _settled: set[Identity]
@@ -434,7 +436,7 @@ class Inheritance:
         self._is_stuck = None if previous is not None else False
         self.heir = {}
         # Without the driver nobody has a SQLite file open, and one descriptor less is opened at fork.
-        self._descriptors = _open_descriptors() if previous is not None and "_sqlite3" in sys.modules else []
+        self._open_files = _open_files() if previous is not None and "_sqlite3" in sys.modules else []
 
     def after_fork(self) -> None:
         """Begin the child's, which looks at once what is open."""
@@ -504,8 +506,8 @@ class Inheritance:
                     raise self.refusal(handle.path, "a connection to it that cannot be closed here", self.owner)
                 del self.handles[handle]
             unsettled = files - self._settled
-            numbers = self._descriptors if self._descriptors is not None else _open_descriptors() or []
-            left = [number for number in numbers if _refers_to(number, unsettled)]
+            known = self._open_files if self._open_files is not None else _open_files() or []
+            left = [number for number, file in known if file in unsettled and _file(number) == file]
             if left:
                 what = f"descriptor {left[0]} open on it, of which pidpool knows nothing"
                 raise self.refusal(path, what, self.owner)

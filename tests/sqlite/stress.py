@@ -31,8 +31,7 @@ from sqlalchemy import create_engine, event, exc
 from pidpool import InheritedConnectionError, PidPool, _sqlite
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from types import FrameType
+    from collections.abc import Iterator
 
     from sqlalchemy import Engine
 
@@ -84,7 +83,7 @@ class Run:
         self.notes = folder / "notes"
         self.notes.mkdir()
         self.seed = seed
-        self.random = random.Random(seed)
+        self.random = random.Random(seed)  # noqa: S311 - to play, not to hide
         self.stop = threading.Event()
         #: Held by a thread of the parent's while it is at work; who holds it finds every connection idle.
         self.quiet = [threading.Lock(), threading.Lock()]
@@ -147,10 +146,10 @@ class Run:
         """Be one of the parent's threads."""
         note = self._note()
         row = number * 1_000_000
-        chance = random.Random(f"{self.seed} thread {number}")
+        chance = random.Random(f"{self.seed} thread {number}")  # noqa: S311 - as above
         while not self.stop.is_set():
             with self.quiet[number]:
-                for row in range(row + 1, row + 1 + chance.randrange(1, 6)):  # noqa: B020, PLR1704 - goes on from there
+                for row in range(row + 1, row + 1 + chance.randrange(1, 6)):  # noqa: B020 - goes on from there
                     self._store(self.engine, row, note)
                 if chance.random() < 0.2:
                     self.engine.dispose()
@@ -177,7 +176,7 @@ class Run:
         try:
             signal.alarm(LIMIT)
             self.quiet = [threading.Lock(), threading.Lock()]
-            self.random = random.Random(f"{self.seed} child {number} {generations}")
+            self.random = random.Random(f"{self.seed} child {number} {generations}")  # noqa: S311 - as above
             code = self._live(number, generations)
         except SystemExit:
             raise  # a child of this child, on its way out
