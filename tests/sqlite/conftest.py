@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _PRELUDE = """
 import contextlib, gc, os, sqlite3, sys, threading
 from sqlalchemy import create_engine, event
-from sqlalchemy.pool import NullPool, QueuePool
+from sqlalchemy.pool import NullPool, QueuePool, SingletonThreadPool, StaticPool
 from pidpool import InheritedConnectionError, PidNullPool, PidPool
 from tests.family import child
 

@@ -21,3 +21,13 @@ def test_the_file_is_whole_and_has_every_row(journal: str) -> None:
 def test_it_is_so_every_time(journal: str) -> None:
     for number in range(_RUNS):
         once(journal, f"suite {number}", control=False)
+
+
+@pytest.mark.timeout(_RUNS * (LIMIT + 30))
+def test_pinning_without_closing_loses_rows_or_worse() -> None:
+    for number in range(_RUNS):
+        try:
+            once("wal", f"control {number}", control=True)
+        except AssertionError:
+            return
+    pytest.fail(f"{_RUNS} runs of the control were clean: the stress proves nothing")

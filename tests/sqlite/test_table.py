@@ -34,10 +34,6 @@ IN_TURN = """
             connection.exec_driver_sql("INSERT INTO ledger VALUES (4)")
             connection.commit()
 
-    def main():
-        parent = threading.Thread(target=meanwhile)  # started after the fork
-        child(take_turns, how=how)
-
     def meanwhile():
         os.read(told, 1)
         engine.dispose()
@@ -69,8 +65,9 @@ def test_idle_connections_are_closed_before_the_child_opens_the_file(journal: st
 
 
 @either_fork
-def test_queue_pool_in_its_place_loses_rows(how: str, play: Play) -> None:
-    fails(play(IN_TURN, "WAL", how, pool="QueuePool"))
+@pytest.mark.parametrize("pool", ["QueuePool", "SingletonThreadPool", "StaticPool"])
+def test_other_pools_with_an_idle_connection_lose_rows(pool: str, how: str, play: Play) -> None:
+    fails(play(IN_TURN, "WAL", how, pool=pool))
 
 
 def test_pinning_without_closing_in_its_place_loses_rows(play: Play) -> None:
@@ -120,7 +117,7 @@ def test_the_parents_commit_stores_every_row(journal: str, how: str, deed: str, 
 
 
 @pytest.mark.parametrize("deed", ["drop", "close", "rollback"])
-@pytest.mark.parametrize("pool", ["QueuePool", "NullPool"])
+@pytest.mark.parametrize("pool", ["QueuePool", "NullPool", "SingletonThreadPool", "StaticPool"])
 def test_other_pools_in_their_place_lose_rows(pool: str, deed: str, play: Play) -> None:
     fails(play(IN_A_TRANSACTION, "DELETE", "fork", deed, pool=pool))
 
