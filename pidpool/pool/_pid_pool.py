@@ -79,6 +79,8 @@ class PidPool(ForkSafePool, QueuePool):
         upkeep = Upkeep(
             min_size, max_idle, max_waiting, leak_threshold, recycle_jitter, pre_ping_idle, close_before_fork
         )
+        if 0 < pool_size < min_size:
+            raise ValueError(f"min_size must not be more than pool_size, which is {pool_size}, and is {min_size}")
         self._start(queue, timeout=timeout, upkeep=upkeep)
 
     def recreate(self) -> PidPool:

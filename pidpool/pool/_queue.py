@@ -108,6 +108,10 @@ class _Waiter(Generic[T]):
         self._woken = False  # and look at ``given`` afterwards: see ``hand_over``
         return True
 
+    def is_served(self) -> bool:
+        """Tell whether somebody has handed something over."""
+        return self.given is not None
+
     def wake(self) -> None:
         """Have the waiter look for itself."""
         if not self._woken:
@@ -310,19 +314,19 @@ class Queue(Generic[T]):
         try:
             self.waiters.append(waiter)
             self._serve()
-            while waiter.given is None:
+            while not waiter.is_served():
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     self._leave(waiter)
                     break
-                if not waiter.wait(min(remaining, _LOOK_AGAIN)) and waiter not in self.waiters:
-                    # Whoever took us out of the line, to serve us, was interrupted.
-                    if waiter.given is not None:
-                        break
+                woken = waiter.wait(min(remaining, _LOOK_AGAIN))
+                if waiter.is_served():
+                    break
+                if not woken and waiter not in self.waiters:
+                    # Whoever had taken us out of the line, to serve us, was interrupted.
                     waiter = _Waiter()
                     self.waiters.appendleft(waiter)
-                if waiter.given is None:
-                    self._serve()
+                self._serve()
         except BaseException:  # an interrupt: whatever was handed over meanwhile goes to the next in line
             self._leave(waiter)
             self._pass_on(waiter)
@@ -341,7 +345,7 @@ class Queue(Generic[T]):
                 self.waiters.remove(waiter)
             except ValueError:
                 # Another thread has taken us out of the line. It is about to hand something over, or to put us back.
-                if waiter.given is not None or (waiter.wait(_HAND_OVER) and waiter.given is not None):
+                if waiter.is_served() or (waiter.wait(_HAND_OVER) and waiter.is_served()):
                     return
             else:
                 return
