@@ -93,6 +93,13 @@ def _kernel_wipes() -> bool:
 KERNEL_WIPES: Final = _kernel_wipes()
 
 
+class Forking(Protocol):
+    """What wants to hear of a fork before it happens."""
+
+    def before_fork(self) -> None:
+        """Tidy up. Runs in the parent, which may not get a child after all; no child of a C-level fork waits for it."""
+
+
 class Generation:
     """One process's life between forks."""
 
@@ -131,6 +138,10 @@ _current = Generation(0)
 _registry: dict[int, weakref.ref[Inheritable]] = {}
 
 
+# Likewise, by id.
+_before: dict[int, weakref.ref[Forking]] = {}
+
+
 class _Registered(weakref.ref["Inheritable"]):
     __slots__ = ("key",)
     key: int
@@ -151,6 +162,12 @@ def register(thing: Inheritable) -> None:
 def unregister(thing: Inheritable) -> None:
     """Undo ``register``; harmless when ``thing`` is not registered."""
     _registry.pop(id(thing), None)
+
+
+def register_before(thing: Forking) -> None:
+    """Call ``thing.before_fork()`` in this process and its children before each ``os.fork()``; hold it only weakly."""
+    key = id(thing)
+    _before[key] = weakref.ref(thing, lambda _reference: _before.pop(key, None))
 
 
 def registered() -> list[Inheritable]:
@@ -212,6 +229,13 @@ def _after_fork_in_child() -> None:
     here.announced = True
 
 
+def _before_fork() -> None:
+    for reference in list(_before.values()):
+        thing = reference()
+        if thing is not None:
+            thing.before_fork()
+
+
 def _at_exit() -> None:
     # A child of a C-level fork (uWSGI) that never touched a pool finalizes its interpreter like any other process, and
     # that frees connections. ``current`` discards them first.
@@ -227,6 +251,6 @@ def _before_collection(phase: str, _info: dict[str, int]) -> None:
 
 if hasattr(os, "register_at_fork"):
     # Cheap on purpose: subprocess with preexec_fn runs it in a child that only wants to exec.
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
     atexit.register(_at_exit)
     gc.callbacks.append(_before_collection)

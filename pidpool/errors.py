@@ -34,6 +34,37 @@ class InheritedConnectionError(PidPoolError):
         return InheritedConnectionError, (self.owner, self.user)
 
 
+class InheritedFileError(InheritedConnectionError):
+    """This process may not open a SQLite database, because of what was open on it at fork.
+
+    Nothing was done to the database. SQLite's locks are not inherited, but libsqlite3's table of them is: a child that
+    goes by that table corrupts the file.
+
+    Args:
+        owner: PID of the process that had it open when it forked.
+        user: PID of this process.
+        file: the database.
+        obstacle: what was open.
+
+    """
+
+    def __init__(self, owner: int, user: int, file: str, obstacle: str) -> None:
+        super().__init__(owner, user)
+        self.file = file
+        self.obstacle = obstacle
+        message = (
+            f"pid {user} may not open the SQLite database {file}: when it was forked, pid {owner} had {obstacle}. A "
+            "child does not inherit SQLite's locks, so using the file here could corrupt it. Nothing was done to it, "
+            f"and what pid {owner} does there is safe. Either fork while nothing is in use on the file (no open "
+            "transaction, no half-read result, no connection in another thread), or start this process by spawn "
+            '(multiprocessing.get_context("spawn"), subprocess).'
+        )
+        self.args = (message,)
+
+    def __reduce__(self) -> tuple[type[InheritedFileError], tuple[int, int, str, str]]:  # type: ignore[override]
+        return InheritedFileError, (self.owner, self.user, self.file, self.obstacle)
+
+
 class DiscardRefusedError(PidPoolError):
     """The owner of a connection asked to discard it, which would leave its session behind on the server.
 

@@ -85,6 +85,17 @@ def run_example() -> str:
     return done.stdout
 
 
+def server_rows() -> list[str]:
+    """Return the hazards that can be provoked on a server."""
+    return [hazard.name for hazard in CATALOGUE.values() if hazard.needs == "server"]
+
+
+def audit_file() -> str:
+    """Audit a SQLite file, and return what `audit` does."""
+    with tempfile.TemporaryDirectory() as folder:
+        return audit(f"sqlite:///{folder}/file.db", *PATIENCE, "--only", "sqlite")
+
+
 def audit(url: str, *options: str) -> str:
     """Run the audit, and return what it writes with --markdown."""
     with tempfile.TemporaryDirectory() as folder:
@@ -133,11 +144,15 @@ def main() -> None:
     keeper = Keeper()
     try:
         tables = [
-            matrix(driver, audit(product(keeper.run_folder).start().url(driver), *PATIENCE))
+            matrix(
+                driver,
+                audit(product(keeper.run_folder).start().url(driver), *PATIENCE, "--only", ",".join(server_rows())),
+            )
             for driver, product in SERVERS.items()
         ]
     finally:
         keeper.finish()
+    tables.append(matrix("sqlite3", audit_file()))
     README.write_text(_with_section("matrix", "".join(tables), page))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pidpool.errors import DiscardRefusedError, InheritedConnectionError, PidPoolError
+from pidpool.errors import DiscardRefusedError, InheritedConnectionError, InheritedFileError, PidPoolError
 from tests.family import assert_quiet, script
 
 if TYPE_CHECKING:
@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
     from tests.conftest import RunScript
 
-EACH = [InheritedConnectionError(4100, 4107), DiscardRefusedError(4100)]
+EACH = [
+    InheritedConnectionError(4100, 4107),
+    InheritedFileError(4100, 4107, "/srv/books.db", "a half-read result open on it"),
+    DiscardRefusedError(4100),
+]
 
 
 def test_using_an_inherited_connection_names_both_pids_and_says_what_to_do() -> None:
@@ -29,6 +33,17 @@ def test_using_an_inherited_connection_names_both_pids_and_says_what_to_do() -> 
 def test_one_number_for_two_processes_is_explained() -> None:
     assert "used in pid 1 (the same number, but a process forked from it)." in str(InheritedConnectionError(1, 1))
     assert "the same number" not in str(InheritedConnectionError(1, 2))
+
+
+def test_a_file_that_may_not_be_opened_is_named_with_the_reason_and_both_ways_out() -> None:
+    error = InheritedFileError(4100, 4107, "/srv/books.db", "a half-read result open on it")
+    assert isinstance(error, InheritedConnectionError)
+    assert str(error).startswith(
+        "pid 4107 may not open the SQLite database /srv/books.db: when it was forked, pid 4100 had a half-read result "
+        "open on it. "
+    )
+    assert "fork while nothing is in use on the file" in str(error)
+    assert "or start this process by spawn" in str(error)
 
 
 def test_a_refused_discard_names_the_owner_and_both_ways_out() -> None:

@@ -70,5 +70,7 @@ def machine(count: int, load: float | None) -> str:
 def _driver_version(url: str) -> str:
     """Return what the driver says of itself, by the module that SQLAlchemy uses for this URL."""
     module = make_url(url).get_dialect().import_dbapi()
+    if module.__name__ == "sqlite3.dbapi2":
+        return str(module.sqlite_version)  # of the library: the module has Python's
     stated = getattr(module, "__version__", None) or version(_DISTRIBUTIONS.get(module.__name__, module.__name__))
     return str(stated).partition(" ")[0]  # psycopg2 appends its build options.

@@ -7,9 +7,9 @@ import inspect
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from .errors import UnknownHazard
+from .errors import Skip, UnknownHazard
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .stage import Stage
 
 Scenario = Callable[["Stage"], None]
+Needs = Literal["server", "file"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Hazard:
         story: how it comes about in real programs, in plain words.
         advice: what to do about it.
         scenario: the function that provokes it.
+        needs: "server" or "file": what kind of database it can be provoked on.
         controls: driver -> name of a subject that is known to fail here ("*": every other driver). A row that
             nobody fails would prove nothing.
     """
@@ -40,6 +42,7 @@ class Hazard:
     story: str
     advice: str
     scenario: Scenario = field(repr=False)
+    needs: Needs
     controls: Mapping[str, str]
 
     @property
@@ -55,6 +58,20 @@ class Hazard:
         body = lines[(docstring.end_lineno or docstring.lineno) : rest[-1].end_lineno]
         return "\n".join([*head, *body]) + "\n"
 
+    def play(self, stage: Stage) -> None:
+        """Provoke it.
+
+        Raises:
+            Skip: it cannot be provoked on this kind of database.
+        """
+        if self.needs != stage.target.kind:
+            raise Skip(
+                "only for a SQLite file"
+                if self.needs == "file"
+                else "a SQLite file has no sessions; see the row sqlite"
+            )
+        self.scenario(stage)
+
     def control(self, driver: str) -> str:
         """Return the name of a subject that fails this hazard with `driver`."""
         return self.controls.get(driver) or self.controls["*"]
@@ -64,8 +81,14 @@ CATALOGUE: dict[str, Hazard] = {}
 """Every hazard, in the order in which people should read them."""
 
 
-def enters(
-    name: str, *, title: str, promise: str, advice: str, controls: Mapping[str, str] | None = None
+def enters(  # noqa: PLR0913 - one for each thing that is said of a hazard
+    name: str,
+    *,
+    title: str,
+    promise: str,
+    advice: str,
+    needs: Needs = "server",
+    controls: Mapping[str, str] | None = None,
 ) -> Callable[[Scenario], Scenario]:
     """Enter the decorated scenario into the catalogue; its docstring is the story.
 
@@ -74,13 +97,14 @@ def enters(
         title: completes "the child ...".
         promise: completes "the parent must ...".
         advice: what to do about it.
+        needs: "server" or "file".
         controls: by default QueuePool fails with every driver.
 
     """
 
     def enter(scenario: Scenario) -> Scenario:
         story = " ".join((inspect.getdoc(scenario) or "").split())
-        CATALOGUE[name] = Hazard(name, title, promise, story, advice, scenario, controls or {"*": "queuepool"})
+        CATALOGUE[name] = Hazard(name, title, promise, story, advice, scenario, needs, controls or {"*": "queuepool"})
         return scenario
 
     return enter

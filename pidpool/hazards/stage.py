@@ -25,9 +25,11 @@ from .witness import Witness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
     from sqlalchemy import Connection, Engine
 
+    from .backends import Backend
     from .subjects import Subject
     from .target import Target
 
@@ -67,7 +69,6 @@ class Stage:
     ) -> None:
         self.subject = subject
         self.target = target
-        self.dialect = target.dialect
         self.driver = target.driver
         self.seconds = seconds
         self.depth = 0
@@ -88,9 +89,21 @@ class Stage:
 
     # Engines and witnesses
 
+    @property
+    def dialect(self) -> Backend:
+        """The statements for the server."""
+        return self.target.dialect
+
     def engine(self, **options: Any) -> Engine:  # noqa: ANN401 - create_engine's own options
         """Return a new engine of the pool under test; `options` are those of `create_engine`."""
-        engine = self.subject.build(self._url, **options)
+        return self._build(self._url, options)
+
+    def engine_on(self, file: Path, **options: Any) -> Engine:  # noqa: ANN401 - create_engine's own options
+        """Return a new engine of the pool under test on a SQLite file; `options` are those of `create_engine`."""
+        return self._build(self.target.url_of(file), options)
+
+    def _build(self, url: str, options: dict[str, Any]) -> Engine:
+        engine = self.subject.build(url, **options)
         self.engines.append(engine)
         return engine
 

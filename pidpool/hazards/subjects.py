@@ -210,7 +210,9 @@ class _Reaching:
 def _connect_arguments(url: str, options: dict[str, Any]) -> dict[str, Any]:
     """Return what SQLAlchemy would give to the driver's `connect`; takes `connect_args` out of `options`."""
     parsed = make_url(url)
-    _, arguments = parsed.get_dialect()().create_connect_args(parsed)
+    positional, arguments = parsed.get_dialect()().create_connect_args(parsed)
+    if positional:  # SQLite's file
+        arguments["database"] = positional[0]
     return {**arguments, **options.pop("connect_args", {})}
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
+import tempfile
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import create_engine, exc
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from .backends import Backend
+    from .catalogue import Needs
 
 _CONNECT_SECONDS = 10
 
@@ -30,6 +34,7 @@ _CONNECT_SECONDS = 10
 _NAME_CHECKS = ("sslrootcert", "ssl_ca", "ssl", "ssl_verify_identity")
 
 
+_NO_FORK = "this system has no fork, so there is nothing to survive"
 _ESCAPE = (
     "the URL has an '@' that does not stand before the host, so where its password ends is a guess; "
     "percent-encode user name and password: %40 for '@', %2F for '/', %3A for ':', %3F for '?'"
@@ -48,14 +53,23 @@ class Target:
     safe_url: str
     """The URL with its password hidden."""
     backend: str
-    """"postgresql" or "mysql" (which stands for MariaDB, too)."""
+    """"postgresql", "mysql" (which stands for MariaDB, too) or "sqlite"."""
     driver: str
-    """"psycopg", "psycopg2", "pg8000", "pymysql" or "mysqlclient"."""
+    """"psycopg", "psycopg2", "pg8000", "pymysql", "mysqlclient" or "pysqlite"."""
     server_version: str
     namespace: str
-    """The schema (PostgreSQL) or the prefix of the tables (MySQL, MariaDB) in which the audit works."""
+    """The schema (PostgreSQL), the prefix of the tables (MySQL, MariaDB) or the folder (SQLite) in which it works."""
     proxied: bool
     """Whether the recording proxy can stand between the pool and the server (it needs TCP)."""
+
+    @property
+    def kind(self) -> Needs:
+        """Whether it is a server or a file."""
+        return "file" if self.backend == "sqlite" else "server"
+
+    def url_of(self, file: Path) -> str:
+        """Return the URL with another SQLite file in it."""
+        return make_url(self.url).set(database=str(file)).render_as_string(hide_password=False)
 
     @property
     def dialect(self) -> Backend:
@@ -78,6 +92,9 @@ class Target:
         Raises:
             TargetError: the server refused, or is gone; the message names what is left behind.
         """
+        if self.kind == "file":
+            shutil.rmtree(self.namespace, ignore_errors=True)
+            return
         try:
             _execute(make_url(self.url), self.dialect.removal)
         except exc.SQLAlchemyError as error:
@@ -98,12 +115,15 @@ class Target:
 
 
 def check_target(url: str) -> Target:
-    """Connect to `url` once and create the audit's own schema or tables there.
+    """Connect to `url` once and create the audit's own schema or tables there; beside a SQLite file, its own folder.
 
     Raises:
         TargetError: the URL is unusable, its driver is missing or unsupported, the server is unreachable, or
             the user may not create anything. The message contains no password and says what to do.
     """
+    file = _file(url)
+    if file is not None:
+        return file
     target = reach(url)
     parsed = make_url(target.url)
     dialect = target.dialect
@@ -118,6 +138,44 @@ def check_target(url: str) -> Target:
     return replace(target, proxied=_passes_a_proxy(parsed, dialect))
 
 
+def _file(url: str) -> Target | None:
+    """Return the target for a SQLite file: a folder beside it, because the scenarios damage files. None for a server.
+
+    Raises:
+        TargetError: it is no file, or nothing may be created beside it.
+    """
+    try:
+        parsed = make_url(url)
+        dialect = parsed.get_dialect()
+    except (exc.SQLAlchemyError, ValueError):
+        return None  # which is said elsewhere
+    if parsed.get_backend_name() != "sqlite" or dialect.driver != "pysqlite":
+        return None
+    if not hasattr(os, "fork"):
+        raise TargetError(_NO_FORK)
+    path = Path(parsed.database or ":memory:")
+    if str(path) == ":memory:" or "uri" in parsed.query:
+        raise TargetError(
+            "for SQLite, name a file by its path: sqlite:///file.db (it need not exist, and is not touched)"
+        )
+    try:
+        folder = tempfile.mkdtemp(prefix="pidpool_audit_", dir=path.absolute().parent)
+    except OSError as error:
+        raise TargetError(
+            f"cannot create a folder of the audit's own beside {path}: {error.strerror}. Name a file in a folder in "
+            "which this user may create one; nothing else there is touched."
+        ) from None
+    return Target(
+        url=parsed.render_as_string(hide_password=False),
+        safe_url=parsed.render_as_string(hide_password=True),
+        backend="sqlite",
+        driver=dialect.driver,
+        server_version=f"SQLite {dialect.import_dbapi().sqlite_version}",
+        namespace=folder,
+        proxied=False,
+    )
+
+
 def reach(url: str) -> Target:
     """Connect to `url` once and create nothing there, so that there is nothing to `close`.
 
@@ -125,7 +183,7 @@ def reach(url: str) -> Target:
         TargetError: as `check_target`.
     """
     if not hasattr(os, "fork"):
-        raise TargetError("this system has no fork, so there is nothing to survive")
+        raise TargetError(_NO_FORK)
     parsed = _parse(url)
     driver = _driver_name(parsed)
     namespace = f"pidpool_audit_{secrets.token_hex(4)}"

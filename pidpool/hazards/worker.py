@@ -38,7 +38,7 @@ def work(*, hazard: str, subject: str, target: dict[str, Any], seconds: float, c
     stage: Stage | None = None
     try:
         stage = Stage(find_subject(subject), Target(**target), seconds, report)
-        find_hazard(hazard).scenario(stage)
+        find_hazard(hazard).play(stage)
         verdict = {"outcome": "lost", "detail": stage.noise} if stage.noise else {"outcome": "safe", "detail": ""}
     except Exception as error:
         if stage is not None and stage.depth:

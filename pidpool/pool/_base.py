@@ -8,8 +8,7 @@ import time
 from logging import DEBUG
 from typing import TYPE_CHECKING, Any
 
-from pidpool import _fork
-from pidpool._discard import Ownership
+from pidpool import _fork, _sqlite
 from pidpool.pool._leaks import LeakWatch
 from pidpool.pool._queue import Slot
 from pidpool.pool._record import Fairy, Record
@@ -184,12 +183,17 @@ class ForkSafePool(Pool):
 
     _life: Life
     _upkeep: Upkeep
+    #: Stands for this pool where pools are not known.
+    _opener: object
     _dialect = _DialectAttribute()
     _timeout: float
 
     def _start(self, queue: Queue[Record], *, timeout: float | None, upkeep: Upkeep) -> None:
         self._timeout = timeout  # type: ignore[assignment]
         self._upkeep = upkeep
+        self._opener = object()
+        if upkeep.close_before_fork:
+            _fork.register_before(self)
         self._life = Life(self, _fork.current(), queue)
 
     # -- checkout ------------------------------------------------------------------------------------------------
@@ -239,6 +243,8 @@ class ForkSafePool(Pool):
         record.echo = self.logger.isEnabledFor(DEBUG)
         if record.echo:
             self.logger.debug("Connection %r checked out from pool", record.dbapi_connection)
+        if isinstance(record.ownership, _sqlite.Handle):
+            self._look_at_handle(record, fairy)
         if life.leaks is not None:
             life.leaks.went_out(record)
         if (
@@ -250,6 +256,20 @@ class ForkSafePool(Pool):
             record.fresh = True  # what SQLAlchemy does not ping
         fairy._counter = 0
         _ConnectionFairy._checkout(self, fairy=fairy)
+
+    def _look_at_handle(self, record: Record, fairy: Fairy) -> None:
+        """See, the first time that a SQLite connection is checked out, whether it is safe to use here."""
+        try:
+            handle: Any = record.ownership
+            if not handle.look():
+                record.close()
+                fairy._connection = record.get_connection()
+                handle = record.ownership
+                handle.look()
+        except BaseException as error:
+            fairy._connection = fairy._connection_record = None
+            record._checkin_failed(error, _fairy_was_created=True)
+            raise
 
     def _after_fork(self) -> Life:
         """Start this process's own life: an empty pool with its full capacity, whoever held connections at fork.
@@ -326,13 +346,22 @@ class ForkSafePool(Pool):
         life = self._life
         if not life.generation.is_current():
             life = self._after_fork()
+        self._close_idle(life)
+        self.logger.info("Pool disposed. %s", self.status())
+
+    def before_fork(self) -> None:
+        """Close what is idle in this process, which is about to fork: for ``close_before_fork``."""
+        if self._life.generation.is_current():
+            self._close_idle(self._life)
+
+    @staticmethod
+    def _close_idle(life: Life) -> None:
         while True:
             try:
                 record = life.pop_idle()
             except IndexError:
-                break
+                return
             record.retire()
-        self.logger.info("Pool disposed. %s", self.status())
 
     # -- keeping it healthy --------------------------------------------------------------------------------------
 
@@ -345,6 +374,8 @@ class ForkSafePool(Pool):
         """Do what is due when a connection comes back: note the time, and close another that has been idle too long."""
         life = record.life
         record.came_back = now = time.monotonic()
+        if isinstance(record.ownership, _sqlite.Handle):
+            record.ownership.thread = 0
         if life.leaks is not None:
             life.leaks.came_back(record)
         max_idle = self._upkeep.max_idle
@@ -364,12 +395,20 @@ class ForkSafePool(Pool):
             life = record.life
             life.connects += 1
             try:
-                connection = open_connection(record)
+                while record.ownership is None:  # again, if something that was inherited had to be closed first
+                    is_sqlite = getattr(self._dialect, "name", "") == "sqlite"
+                    connection = _sqlite.make_way(self._opener, certainly=is_sqlite)
+                    if connection is None:
+                        connection = open_connection(record)
+                    # Whoever began to open it owns it, should somebody have forked meanwhile, in a do_connect event.
+                    record.ownership = _sqlite.own(
+                        self._dialect.get_driver_connection(connection), life.generation, self._opener
+                    )
             except BaseException:
                 life.connect_errors += 1
                 raise
-            # Whoever began to open it owns it, should somebody have forked meanwhile, in a do_connect event.
-            record.ownership = Ownership(self._dialect.get_driver_connection(connection), life.generation)
+            if isinstance(record.ownership, _sqlite.Handle):
+                life.careful = life.attentive = True  # to note which thread uses it
             record.driver = record.ownership.driver
             record.is_idle = record.driver.idle
             record.luck = random.random()  # noqa: S311 - to spread reconnects, not secrets

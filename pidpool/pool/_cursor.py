@@ -59,6 +59,11 @@ class GuardedCursor:
                 return
             yield row
 
+    def __next__(self) -> Any:  # noqa: ANN401 - a row
+        if not self._page[0]:
+            self._refuse()
+        return next(self._cursor)
+
     def __enter__(self) -> Self:
         return self
 

@@ -41,6 +41,8 @@ class PidPool(ForkSafePool, QueuePool):
         pre_ping_idle: with ``pre_ping``, trust the socket while a connection has been idle for less than this
             (seconds): the server is asked only when the socket has something to read. That sees a server that hung up,
             not a network that went silent. 0, the default, asks the server every time, as QueuePool does.
+        close_before_fork: close idle connections in the parent before each ``os.fork()``, so that a child inherits none
+            of them. Not needed; it is SQLite's own rule, to the letter (docs/sqlite.md). A C-level fork goes without.
         **options: those of ``sqlalchemy.pool.Pool``, such as ``recycle`` (seconds), ``pre_ping`` and
         ``reset_on_return``.
 
@@ -63,6 +65,7 @@ class PidPool(ForkSafePool, QueuePool):
         leak_threshold: float | None = None,
         recycle_jitter: float = 0.05,
         pre_ping_idle: float = 0.0,
+        close_before_fork: bool = False,  # noqa: FBT001, FBT002 - as above
         **options: Any,  # noqa: ANN401 - Pool's own
     ) -> None:
         # Not QueuePool.__init__: it would make a queue with locks.
@@ -73,7 +76,9 @@ class PidPool(ForkSafePool, QueuePool):
             capacity=None if self._max_overflow == -1 else pool_size + max_overflow,
             use_lifo=use_lifo,
         )
-        upkeep = Upkeep(min_size, max_idle, max_waiting, leak_threshold, recycle_jitter, pre_ping_idle)
+        upkeep = Upkeep(
+            min_size, max_idle, max_waiting, leak_threshold, recycle_jitter, pre_ping_idle, close_before_fork
+        )
         if 0 < pool_size < min_size:
             raise ValueError(f"min_size must not be more than pool_size, which is {pool_size}, and is {min_size}")
         self._start(queue, timeout=timeout, upkeep=upkeep)

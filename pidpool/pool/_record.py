@@ -12,11 +12,13 @@ the parent's other threads before any at-fork hook.
 from __future__ import annotations
 
 import time
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DontWrapMixin
 
 from pidpool import _fork
+from pidpool._sqlite import Handle
 from pidpool.errors import InheritedConnectionError
 from pidpool.pool._cursor import GuardedCursor
 from pidpool.pool._sqlalchemy import _ConnectionFairy, _ConnectionRecord
@@ -113,6 +115,8 @@ class Record(_ConnectionRecord):
         if self.inherited:
             _fork.current()
             return
+        if isinstance(self.ownership, Handle):
+            self.ownership.thread = get_ident()
         super().close()
         self.ready = False
         self.ownership = None
@@ -131,6 +135,8 @@ class Record(_ConnectionRecord):
 
     def get_connection(self) -> Any:  # noqa: ANN401 - any driver's
         """Return the connection: a new one where there is none, or where it is too old or was invalidated."""
+        if isinstance(self.ownership, Handle):
+            self.ownership.thread = get_ident()
         if self.dbapi_connection is not None and self.life.pool.is_due(self):
             self._soft_invalidate_time = time.time()
         connection = super().get_connection()

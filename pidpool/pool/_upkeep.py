@@ -23,6 +23,7 @@ class Upkeep:
             so that connections opened together are not replaced together.
         pre_ping_idle: with ``pre_ping``, ask the socket instead of the server while a connection has been idle for less
             than this (seconds). 0: always ask the server, as QueuePool does.
+        close_before_fork: close idle connections in the parent before each ``os.fork()``.
 
     """
 
@@ -32,6 +33,7 @@ class Upkeep:
     leak_threshold: float | None = None
     recycle_jitter: float = 0.05
     pre_ping_idle: float = 0.0
+    close_before_fork: bool = False
 
     def __post_init__(self) -> None:
         for name in ("min_size", "max_idle", "max_waiting", "leak_threshold", "recycle_jitter", "pre_ping_idle"):

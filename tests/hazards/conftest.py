@@ -11,6 +11,7 @@ from tests.servers.address import POSTGRESQL_DRIVERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from pidpool.hazards import Target
     from tests.servers import Address
@@ -36,3 +37,10 @@ def target_of(postgresql: Address, mariadb: Address) -> Iterator[TargetOf]:
     yield target
     for made in targets.values():
         made.close()
+
+
+@pytest.fixture
+def file_target(tmp_path: Path) -> Iterator[Target]:
+    """Return a SQLite file as a target."""
+    with check_target(f"sqlite:///{tmp_path}/file.db") as target:
+        yield target

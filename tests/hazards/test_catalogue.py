@@ -10,7 +10,7 @@ from pidpool.hazards import CATALOGUE, SUBJECTS, UnknownHazard, hazard, run, sub
 from tests.servers import DRIVERS
 
 if TYPE_CHECKING:
-    from pidpool.hazards import Hazard, Verdict
+    from pidpool.hazards import Hazard, Target, Verdict
     from tests.hazards.conftest import TargetOf
 
 # For --quick, the drivers that differ most: one that looks at the PID itself, and one whose finalizer says goodbye.
@@ -24,7 +24,7 @@ def assert_safe(verdict: Verdict) -> None:
     assert (verdict.outcome, verdict.detail) == ("safe", "")
 
 
-every_hazard = pytest.mark.parametrize("name", list(CATALOGUE))
+every_hazard = pytest.mark.parametrize("name", [row.name for row in CATALOGUE.values() if row.needs == "server"])
 
 
 def drivers(*quick: str) -> pytest.MarkDecorator:
@@ -56,6 +56,31 @@ def test_the_control_is_not_safe(name: str, driver: str, target_of: TargetOf) ->
     assert verdict.detail
 
 
+@pytest.mark.parametrize("pool", ["pidpool", "pidnullpool"])
+def test_a_sqlite_file_is_safe(pool: str, file_target: Target) -> None:
+    assert_safe(run(hazard("sqlite"), subject(pool), file_target, timeout=_SECONDS))
+
+
+@pytest.mark.parametrize("pool", [hazard("sqlite").control("pysqlite"), "nullpool", "queuepool+dispose-noclose"])
+def test_with_other_pools_a_sqlite_file_is_not_safe(pool: str, file_target: Target) -> None:
+    verdict = run(hazard("sqlite"), subject(pool), file_target, timeout=_SECONDS)
+    assert verdict.outcome == "lost", verdict
+    assert verdict.detail
+
+
+@pytest.mark.parametrize("name", list(CATALOGUE))
+def test_what_a_sqlite_file_cannot_have_says_so(name: str, file_target: Target) -> None:
+    if name == "sqlite":
+        pytest.skip("it can have this one")
+    verdict = run(hazard(name), subject("pidpool"), file_target, timeout=_SECONDS)
+    assert (verdict.outcome, verdict.detail) == ("skipped", "a SQLite file has no sessions; see the row sqlite")
+
+
+def test_a_server_is_no_sqlite_file(target_of: TargetOf) -> None:
+    verdict = run(hazard("sqlite"), subject("pidpool"), target_of("psycopg"), timeout=_SECONDS)
+    assert (verdict.outcome, verdict.detail) == ("skipped", "only for a SQLite file")
+
+
 def test_the_catalogue_has_the_rows_that_we_promise() -> None:
     assert list(CATALOGUE) == [
         "concurrent-use",
@@ -80,6 +105,7 @@ def test_the_catalogue_has_the_rows_that_we_promise() -> None:
         "fork-fails",
         "tls",
         "storm",
+        "sqlite",
     ]
 
 
@@ -95,7 +121,7 @@ def test_a_hazard_explains_itself(row: Hazard) -> None:
 
 
 def test_an_unknown_hazard_lists_the_known_ones() -> None:
-    with pytest.raises(UnknownHazard, match=r"unknown hazard 'gcc'; known are concurrent-use, gc, .*storm"):
+    with pytest.raises(UnknownHazard, match=r"unknown hazard 'gcc'; known are concurrent-use, gc, .*storm, sqlite"):
         hazard("gcc")
 
 

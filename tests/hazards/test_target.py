@@ -43,7 +43,10 @@ def test_what_is_created_is_removed(driver: str, request: pytest.FixtureRequest)
     ("url", "says"),
     [
         ("not a url with s3cr3t-w0rd", "not an SQLAlchemy URL"),
-        ("sqlite:///s3cr3t-w0rd", "does not know 'sqlite' databases"),
+        ("sqlite://", "name a file by its path"),
+        ("sqlite:///file:s3cr3t-w0rd?uri=true", "name a file by its path"),
+        ("sqlite:////no/such/folder/file", "cannot create a folder of the audit's own beside /no/such/folder/file"),
+        ("sqlite+pysqlcipher://u:s3cr3t-w0rd@/file", "does not know 'sqlite' databases"),
         ("postgresql+asyncpg://u:s3cr3t-w0rd@127.0.0.1/x", "does not support the driver 'asyncpg'"),
         ("postgresql+nonsense://u:s3cr3t-w0rd@127.0.0.1/x", "no driver for 'postgresql\\+nonsense'"),
         ("postgresql+psycopg://u:s3cr3t-w0rd@127.0.0.1:1/x", "cannot connect to .*127.0.0.1:1/x.*Is the server up"),
@@ -54,6 +57,18 @@ def test_an_unusable_url_is_refused_without_its_password(url: str, says: str) ->
     with pytest.raises(TargetError, match=says) as refusal:
         check_target(url)
     assert "s3cr3t-w0rd" not in str(refusal.value)
+
+
+def test_a_sqlite_file_is_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "file.db"
+    file.write_text("not even a database")
+    with check_target(f"sqlite:///{file}?timeout=7") as target:
+        assert (target.backend, target.driver, target.kind) == ("sqlite", "pysqlite", "file")
+        assert target.server_version.startswith("SQLite 3.")
+        assert run(hazard("sqlite"), subject("pidpool"), target, timeout=45).outcome == "safe"
+        assert len(list(tmp_path.iterdir())) == 2
+    assert file.read_text() == "not even a database"
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_a_database_in_which_nothing_may_be_created_is_refused(postgresql: Address) -> None:

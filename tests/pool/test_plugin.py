@@ -72,6 +72,14 @@ def test_a_pool_of_the_applications_own_stays(postgresql: Address) -> None:
     assert create_engine(with_plugin(url), pool=pool).pool is pool
 
 
+def test_a_sqlite_file_gets_pid_pool(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path}/file.db?plugin=pidpool")
+    assert type(engine.pool) is PidPool
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT 42").scalar() == 42
+    engine.dispose()
+
+
 def test_an_sqlite_database_in_memory_keeps_its_pool() -> None:
     engine = create_engine("sqlite://?plugin=pidpool")
     assert type(engine.pool) is SingletonThreadPool

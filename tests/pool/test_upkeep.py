@@ -30,6 +30,7 @@ ALL_OPTIONS = {
     "leak_threshold": 40.5,
     "recycle_jitter": 0.25,
     "pre_ping_idle": 6.5,
+    "close_before_fork": True,
 }
 
 

@@ -1,0 +1,605 @@
+"""SQLite databases across fork.
+
+A SQLite connection has no server and no socket, so there is nothing to redirect. What goes wrong is this: SQLite locks
+its files with POSIX locks, which belong to a process and are not inherited; but it remembers them in a table inside
+libsqlite3, by device and inode, which *is* inherited. A child's libsqlite3 believes that it holds the parent's locks.
+
+============================== ========================================== =========================================
+what was open at fork          a child that closes or frees it            a child that opens the file beside it
+============================== ========================================== =========================================
+idle, rollback journal         harmless                                   correct
+idle, WAL                      harmless                                   has no lock, and corrupts
+a transaction that reads       harmless                                   reads without a lock, cannot commit
+a transaction that writes      plays the parent's journal back: corrupt   "database is locked" for ever
+half-read INSERT ... RETURNING commits it: corrupt                        as above
+locking_mode=EXCLUSIVE         deletes the parent's WAL                   as above
+in memory                      a private copy: correct                    correct
+a temporary file               both processes share one file without locks
+============================== ========================================== =========================================
+
+Besides, closing *any* descriptor of a file drops all of this process's locks on it, so nothing may be closed once the
+child has a connection of its own; and if another thread was inside libsqlite3 at fork, the child can wait for its
+mutexes for ever. Hence:
+
+1. At fork every inherited connection is pinned, and no function of SQLite is called.
+2. Before a child opens a file, everything that it inherited on it is looked at. If something was in use, the child is
+   refused (``InheritedFileError``), and nothing is touched. Otherwise what is left is closed, and the descriptors of
+   this process tell whether somebody else's is left.
+3. A database in memory is kept: the copy is the child's own.
+
+This room knows nothing of pools: whoever opens connections calls ``make_way`` before and ``own`` after, says which
+thread uses a connection (``Handle.thread``), and lets it be looked at once it is set up (``Handle.look``).
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import os
+import stat
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+
+from pidpool import _fork, drivers
+from pidpool._discard import Ownership, pin
+from pidpool.drivers.sqlite3 import DRIVER
+from pidpool.errors import InheritedFileError
+
+if TYPE_CHECKING:
+    import ctypes
+
+Kind = Literal["file", "memory", "temporary", "unknown"]
+
+_SETTING_UP: Final = "a connection to it that was just being set up"
+_TEMPORARY: Final = "a temporary database open, which no other process can have"
+_BUSY: Final = "another thread inside SQLite"
+
+#: ``sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE``, which Python names since 3.12.
+_NO_CHECKPOINT_ON_CLOSE: Final = 1006
+_FCNTL_VFS_POINTER: Final = 27
+_TXN_READ, _TXN_WRITE = 1, 2
+_STATIC_MUTEXES: Final = range(2, 14)
+
+#: How long this process's own threads may hold one of SQLite's own mutexes (seconds).
+_PATIENCE: Final = 1.0
+
+
+# -- libsqlite3 ------------------------------------------------------------------------------------------------------
+
+
+class _Library:
+    """What Python's module does not offer of libsqlite3: is anything under way on this connection?
+
+    Python's ``in_transaction`` misses a half-read SELECT, and a half-read ``INSERT ... RETURNING``; and in the
+    ``autocommit=False`` mode of Python 3.12 it is always true.
+    """
+
+    def __init__(self, path: str) -> None:
+        import ctypes  # noqa: PLC0415 - not every interpreter has it, and only SQLite needs it
+
+        # dlsym looks into what a library depends on, too: these are the functions that Python's own module calls.
+        library = ctypes.CDLL(path)
+        pointer, number = ctypes.c_void_p, ctypes.c_int
+
+        def function(name: str, result: Any, *arguments: Any) -> Any:  # noqa: ANN401 - C types
+            found = getattr(library, name)
+            found.restype, found.argtypes = result, arguments
+            return found
+
+        class _Vfs(ctypes.Structure):
+            _fields_ = (
+                ("version", number),
+                ("file_size", number),
+                ("longest_path", number),
+                ("next", pointer),
+                ("name", ctypes.c_char_p),
+            )
+
+        self._vfs = ctypes.POINTER(_Vfs)
+        self._by_reference = ctypes.byref
+        self._pointer: type[ctypes.c_void_p] = pointer
+        self._txn_state = function("sqlite3_txn_state", number, pointer, ctypes.c_char_p)
+        self._next_statement = function("sqlite3_next_stmt", pointer, pointer, pointer)
+        self._is_busy = function("sqlite3_stmt_busy", number, pointer)
+        self._mutex_of = function("sqlite3_db_mutex", pointer, pointer)
+        self._try = function("sqlite3_mutex_try", number, pointer)
+        self._leave = function("sqlite3_mutex_leave", None, pointer)
+        self._static = function("sqlite3_mutex_alloc", pointer, number)
+        self._control = function("sqlite3_file_control", number, pointer, ctypes.c_char_p, number, pointer)
+
+    def _database(self, connection: object) -> int | None:
+        # The first field of Python's object, since there has been one.
+        return self._pointer.from_address(id(connection) + object.__basicsize__).value
+
+    def vfs(self, connection: object, schema: str) -> str:
+        """Return the name of the VFS ("unix", "unix-excl", "memdb") that a database of the connection goes through."""
+        found = self._vfs()
+        database = self._database(connection)
+        name = schema.encode()
+        if database is None or self._control(database, name, _FCNTL_VFS_POINTER, self._by_reference(found)) != 0:
+            return ""
+        return (found.contents.name or b"").decode()  # always set, if the schema is there
+
+    def is_stuck(self) -> bool:
+        """Tell whether one of the mutexes that all connections share was held at fork, by a thread that is not here.
+
+        Any call could wait for it for ever. Does not wait long itself: this process's own threads hold them briefly.
+        """
+        suspects = [mutex for number in _STATIC_MUTEXES if (mutex := self._static(number)) is not None]
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            suspects = [mutex for mutex in suspects if not self._is_free(mutex)]
+            if not suspects or time.monotonic() > deadline:
+                return bool(suspects)
+            time.sleep(_PATIENCE / 100)
+
+    def _is_free(self, mutex: int) -> bool:
+        if self._try(mutex) != 0:
+            return False
+        self._leave(mutex)
+        return True
+
+    def activity(self, connection: object) -> str | None:
+        """Return what is under way on a connection, or None. Does not wait for a mutex."""
+        database = self._database(connection)
+        if database is None:  # closed
+            return None
+        mutex = self._mutex_of(database)
+        if mutex is not None and self._try(mutex) != 0:
+            return _BUSY
+        try:
+            state = self._txn_state(database, None)
+            if state == _TXN_WRITE:
+                return "a transaction open on it that writes"
+            statement = self._next_statement(database, None)
+            while statement is not None:
+                if self._is_busy(statement):
+                    return "a half-read result open on it"
+                statement = self._next_statement(database, statement)
+            return "a transaction open on it that reads" if state == _TXN_READ else None
+        finally:
+            if mutex is not None:
+                self._leave(mutex)
+
+
+@functools.cache
+def library() -> _Library | None:
+    """Return libsqlite3, where its functions can be reached: not where it is hidden inside another library."""
+    # The place of the pointer was looked up for these.
+    if sys.implementation.name != "cpython" or sys.version_info >= (3, 15):
+        return None
+    path = getattr(sys.modules.get("_sqlite3"), "__file__", None)
+    try:
+        return _Library(path) if path else None
+    except (ImportError, OSError, AttributeError):
+        return None
+
+
+def _activity(connection: Any) -> str | None:  # noqa: ANN401 - the driver is not imported here
+    """Return what is under way on an inherited connection, or None; in doubt, it is under way."""
+    found = library()
+    if found is not None:
+        return found.activity(connection)
+    try:
+        if connection.in_transaction:
+            return "a transaction open on it"
+    except Exception:  # noqa: BLE001 - closed, or made by another thread, which the driver may forbid us to look at
+        return None if _is_closed(connection) else "a connection to it that only one thread may use"
+    return "a cursor open on it" if _cursors(connection) else None
+
+
+def _is_closed(connection: Any) -> bool:  # noqa: ANN401 - see above
+    try:
+        connection.total_changes  # noqa: B018 - it raises
+    except Exception as error:  # noqa: BLE001 - see above
+        return "closed" in str(error)
+    return False
+
+
+def _cursors(connection: object) -> list[object]:
+    """Return the cursors and blobs that are open on a connection, as far as the garbage collector knows them."""
+    driver = sys.modules.get("sqlite3")
+    kinds = tuple(kind for name in ("Cursor", "Blob") if (kind := getattr(driver, name, None)) is not None)
+    return [thing for thing in gc.get_referrers(connection) if isinstance(thing, kinds)]
+
+
+# -- files -----------------------------------------------------------------------------------------------------------
+
+
+class Identity(NamedTuple):
+    """Which file it is, whatever it is called: SQLite's table of locks goes by the same."""
+
+    device: int
+    inode: int
+
+
+def _open_files() -> list[tuple[int, Identity]] | None:
+    """Return this process's descriptors of ordinary files; None where there is no list, or no room to read it."""
+    for folder in ("/proc/self/fd", "/dev/fd"):
+        try:
+            numbers = [int(name) for name in os.listdir(folder)]  # noqa: PTH208 - plain names
+        except OSError:
+            continue
+        return [(number, file) for number in numbers if (file := _file(number)) is not None]
+    return None
+
+
+def _file(descriptor: int) -> Identity | None:
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return Identity(status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
+
+
+# -- one connection --------------------------------------------------------------------------------------------------
+
+
+class Handle(Ownership):
+    """A SQLite connection, and the process that it belongs to.
+
+    Args:
+        connection: the driver's connection, just opened.
+        generation: the generation that opened it; by default, this process's.
+        opener: whatever opened it (a pool), told apart by identity.
+
+    """
+
+    __slots__ = ("_references", "files", "kind", "obstacle", "opener", "path", "thread")
+
+    #: What it is connected to, and the file's name for people.
+    kind: Kind
+    path: str
+    #: The files that are open on it: its own, and what is attached.
+    files: frozenset[Identity]
+    #: The thread that has it checked out, 0 for none. Its owner keeps it right.
+    thread: int
+    #: Why no child may open its files, if that is known beforehand; judged anew at fork.
+    obstacle: str | None
+    #: How many references there are to the connection while nobody uses it; -1 before it was looked at.
+    _references: int
+
+    def __init__(
+        self, connection: object, generation: _fork.Generation | None = None, opener: object | None = None
+    ) -> None:
+        self.kind, self.path, self.files = "unknown", "", frozenset()
+        self.thread = threading.get_ident()
+        self.obstacle = _SETTING_UP
+        self.opener = opener
+        self._references = -1
+        super().__init__(connection, generation)
+        if self.state == "owned":
+            # Before anybody could change the journal mode, by which one tells a database in memory from a temporary
+            # one. Of a file, this reads nothing.
+            self.obstacle = self._inspect(set_up=False)
+
+    def look(self) -> bool:
+        """Find out all about the connection, once it is set up (its PRAGMAs are executed, its files attached).
+
+        Called by its owner, while nothing but the owner's records and one checkout refer to the connection.
+
+        Returns:
+            False if it has attached a file that an inherited connection was idle on. It is not safe then, and must be
+            closed; a new one will be.
+
+        Raises:
+            InheritedFileError: it has attached a file that this process may not open.
+
+        """
+        if self._references < 0:
+            self._references = sys.getrefcount(self.connection) - 1  # without the checkout
+            self.obstacle = self._inspect(set_up=True)
+        inheritance = _inheritance()
+        return inheritance.has_settled(self.files) or inheritance.settle(self.path, self.files)
+
+    def _inspect(self, *, set_up: bool) -> str | None:
+        """Note kind, path and files; return why no child may open them, if there is a reason that lasts."""
+        obstacle = None if set_up else _SETTING_UP
+        files = set()
+        try:
+            for _, schema, file in self._ask("database_list"):
+                if schema == "temp":
+                    continue
+                kind, identity, vfs = self._identify(schema, file)
+                if schema == "main":
+                    self.kind = kind
+                    self.path = file or ("in memory" if kind == "memory" else "in a temporary file")
+                if kind == "temporary":
+                    obstacle = _TEMPORARY
+                if identity is None:
+                    continue
+                files.add(identity)
+                if vfs == "unix-excl":
+                    obstacle = "it open by the VFS unix-excl"
+                elif set_up and self._ask(f'"{schema}".locking_mode')[0][0] == "exclusive":
+                    obstacle = "it open with locking_mode=EXCLUSIVE"
+        except Exception:  # noqa: BLE001 - an authorizer that forbids it, or whatever a class of the application's does
+            self.kind = "unknown"
+        self.files = frozenset(files)
+        return "a connection to it that tells nothing about itself" if self.kind == "unknown" else obstacle
+
+    def _identify(self, schema: str, file: str) -> tuple[Kind, Identity | None, str]:
+        found = library()
+        vfs = found.vfs(self.connection, schema) if file and found is not None else ""
+        if vfs == "memdb":
+            return "memory", None, vfs
+        if file:
+            try:
+                status = os.stat(file)  # noqa: PTH116 - the bare system call
+                return "file", Identity(status.st_dev, status.st_ino), vfs
+            except OSError:  # deleted or renamed while it is open
+                return "unknown", None, vfs
+        if schema == "main" and self.kind != "unknown":  # found out when it was opened
+            return self.kind, None, vfs
+        journal = self._ask(f'"{schema}".journal_mode')[0][0]
+        return ("memory" if journal in {"memory", "off"} else "temporary"), None, vfs
+
+    def _ask(self, pragma: str) -> list[tuple[Any, ...]]:
+        connection: Any = self.connection
+        cursor = connection.cursor()
+        cursor.row_factory = None
+        try:
+            rows: list[tuple[Any, ...]] = cursor.execute(f"PRAGMA {pragma}").fetchall()
+        finally:
+            cursor.close()
+        # A text_factory of the application's may make bytes of it.
+        return [tuple(os.fsdecode(each) if isinstance(each, bytes) else each for each in row) for row in rows]
+
+    # -- in a child --------------------------------------------------------------------------------------------------
+
+    def discard(self) -> None:
+        """Keep the connection from ever being finalized here, and remember it. No function of SQLite is called."""
+        if self._discarded:
+            return
+        if not self.generation.page[0]:  # and not a forced discard() in its owner
+            _inheritance().receive(self)
+        super().discard()
+
+    after_fork = discard
+
+    def judge(self, forked_by: int) -> None:
+        """Note what can be said at fork: was it in use in another thread? And keep its cursors from being freed.
+
+        Args:
+            forked_by: the thread that forked.
+
+        """
+        idle = self.thread == 0
+        if self.obstacle is None and not idle and self.thread != forked_by:
+            self.obstacle = "a connection to it checked out in another thread"
+        # The pool's cursors are guarded. This is for others, made by the driver's own connection: they refer to it.
+        if self._references < 0 or sys.getrefcount(self.connection) > self._references + (not idle):
+            for cursor in _cursors(self.connection):
+                pin(cursor)
+
+    def close_inherited(self) -> bool:
+        """Close an idle connection of an ancestor's; return whether that succeeded."""
+        connection: Any = self.connection
+        try:
+            if hasattr(connection, "setconfig"):  # Python 3.12
+                connection.setconfig(_NO_CHECKPOINT_ON_CLOSE, True)  # noqa: FBT003 - its signature
+            connection.close()
+        except Exception:  # noqa: BLE001 - only the thread that made it may close it; or a class of the application's
+            return _is_closed(connection)
+        return True
+
+
+# -- one process -----------------------------------------------------------------------------------------------------
+
+
+class Inheritance:
+    """The SQLite connections that one process inherited, and what has become of them here.
+
+    Args:
+        previous: that of the process which forked this one; None in the first.
+
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_is_stuck",
+        "_lock",
+        "_open_files",
+        "_settled",
+        "generation",
+        "handles",
+        "heir",
+        "owner",
+        "thread",
+    )
+
+    #: Inherited and not yet settled, in the order in which they came, as the keys: adding and removing are atomic.
+    handles: dict[Handle, None]
+    #: The process that forked this one, and the thread that did.
+    owner: int
+    thread: int
+    #: The files that were open at fork; None if that could not be found out.
+    _open_files: list[tuple[int, Identity]] | None
+    #: The files on which nothing inherited is left. Guarded by ``_lock``, as is the closing of handles: nobody may open
+    #: a file while another thread still closes what was inherited on it.
+    _settled: set[Identity]
+    _lock: threading.Lock
+    #: Whether any call of SQLite may wait for ever; None before somebody wants to know.
+    _is_stuck: bool | None
+    #: That of the next generation in the same process. ``dict.setdefault`` decides a race between threads.
+    heir: dict[_fork.Generation, Inheritance]
+
+    def __init__(self, previous: Inheritance | None) -> None:
+        self.generation = _fork.current()
+        self.owner = 0 if previous is None else previous.generation.pid
+        self.thread = threading.get_ident()
+        self.handles = {} if previous is None else dict(previous.handles)
+        self._settled = set()
+        self._lock = threading.Lock()
+        self._is_stuck = None if previous is not None else False
+        self.heir = {}
+        # Without the driver nobody has a SQLite file open, and one descriptor less is opened at fork.
+        self._open_files = _open_files() if previous is not None and "_sqlite3" in sys.modules else []
+
+    def after_fork(self) -> None:
+        """Begin the child's, which looks at once what is open."""
+        _inheritance()
+
+    def receive(self, handle: Handle) -> None:
+        """Take over a connection of the parent's."""
+        handle.judge(self.thread)
+        self.handles[handle] = None
+
+    def of(self, opener: object) -> list[Handle]:
+        """Return what ``opener`` had open."""
+        return [handle for handle in list(self.handles) if handle.opener is opener]
+
+    def refuse_if_stuck(self) -> None:
+        """Raise InheritedFileError if another thread was inside SQLite at fork, where it held what everybody needs."""
+        if self._is_stuck is None:
+            with self._lock:
+                found = library() if "_sqlite3" in sys.modules else None
+                self._is_stuck = found is not None and found.is_stuck()
+        if self._is_stuck:
+            raise self.refusal("of any name", _BUSY)
+
+    def has_settled(self, files: frozenset[Identity]) -> bool:
+        """Tell whether these files may be opened here."""
+        return self.generation.number == 0 or files <= self._settled
+
+    def take(self, handle: Handle) -> Any:  # noqa: ANN401 - a DB-API connection
+        """Return the connection to a database in memory, which is this process's own copy; None if it is taken."""
+        self.refuse_if_stuck()
+        with self._lock:
+            if handle not in self.handles:
+                return None
+            connection: Any = handle.connection
+            found = library()
+            if found is not None:  # a transaction does no harm, as long as nobody is inside
+                obstacle = found.activity(connection)
+                obstacle = obstacle if obstacle == _BUSY else None
+            else:
+                obstacle = handle.obstacle
+            if obstacle is not None:
+                raise self.refusal(handle.path, obstacle)
+            del self.handles[handle]
+            connection.rollback()
+            return connection
+
+    def settle(self, path: str, files: frozenset[Identity]) -> bool:
+        """See to it that these files may be opened: close what is idle, and look for what is left.
+
+        Returns:
+            Whether there was nothing to close.
+
+        Raises:
+            InheritedFileError: something was in use at fork, and nothing has been touched; or something is left.
+
+        """
+        self.refuse_if_stuck()
+        with self._lock:
+            inherited = [handle for handle in list(self.handles) if handle.files & files]
+            for handle in inherited:
+                obstacle = handle.obstacle or _activity(handle.connection)
+                if obstacle is not None:
+                    raise self.refusal(handle.path, obstacle, handle.generation.pid)
+            for handle in inherited:
+                handle.obstacle = "a connection to it that was being closed"  # for a grandchild, forked just now
+                if not handle.close_inherited():
+                    raise self.refusal(handle.path, "a connection to it that cannot be closed here", self.owner)
+                del self.handles[handle]
+            unsettled = files - self._settled
+            known = self._open_files if self._open_files is not None else _open_files() or []
+            left = [number for number, file in known if file in unsettled and _file(number) == file]
+            if left:
+                what = f"descriptor {left[0]} open on it, of which pidpool knows nothing"
+                raise self.refusal(path, what, self.owner)
+            self._settled |= files
+            return not inherited
+
+    def refusal(self, path: str, obstacle: str, owner: int | None = None) -> InheritedFileError:
+        """Return the error that says why."""
+        return InheritedFileError(self.owner if owner is None else owner, self.generation.pid, path, obstacle)
+
+
+_latest = Inheritance(None)
+_fork.register(_latest)
+
+
+def _inheritance() -> Inheritance:
+    """Return this process's."""
+    global _latest  # noqa: PLW0603 - one for the process, as the generation is
+    here = _fork.current()
+    ended = _latest
+    if ended.generation is here:
+        return ended
+    fresh = Inheritance(ended)
+    _latest = found = ended.heir.setdefault(fresh.generation, fresh)
+    if found is fresh:
+        _fork.register(fresh)
+    return found
+
+
+def make_way(opener: object, *, certainly: bool = False) -> Any:  # noqa: ANN401 - a DB-API connection
+    """Prepare for opening a connection: to be called before, in any process, for any driver.
+
+    Args:
+        opener: what was given to ``own``.
+        certainly: it is known to open SQLite databases.
+
+    Returns:
+        A connection to use instead of opening one: the copy of a database in memory. Otherwise None.
+
+    Raises:
+        InheritedFileError: what ``opener`` had open at fork must not be opened here.
+
+    """
+    inheritance = _inheritance()
+    if certainly:
+        inheritance.refuse_if_stuck()
+    if not inheritance.handles:
+        return None
+    files: set[Identity] = set()
+    path = ""
+    for handle in inheritance.of(opener):
+        if handle.kind == "memory" and handle.obstacle != _TEMPORARY:
+            connection = inheritance.take(handle)
+            if connection is not None:
+                return connection
+        elif handle.kind == "file":
+            files |= handle.files
+            path = path or handle.path
+        else:
+            raise inheritance.refusal(handle.path, handle.obstacle or _TEMPORARY, handle.generation.pid)
+    if files:
+        inheritance.settle(path, frozenset(files))
+    return None
+
+
+def own(
+    connection: Any,  # noqa: ANN401 - any driver's
+    generation: _fork.Generation | None = None,
+    opener: object | None = None,
+) -> Ownership | None:
+    """Return the ownership of a connection that was just opened, by whatever driver.
+
+    Args:
+        connection: the driver's connection.
+        generation: the generation that opened it; by default, this process's.
+        opener: whatever opened it, told apart by identity.
+
+    Returns:
+        Its ownership; a ``Handle`` if it is SQLite's. None if something inherited was in the way: the connection is
+        closed again, the way is free now, and another is to be opened.
+
+    Raises:
+        InheritedFileError: this process may not open the file. The connection is closed again.
+
+    """
+    if drivers.of(connection) is not DRIVER:
+        return Ownership(connection, generation)
+    handle = Handle(connection, generation, opener)
+    inheritance = _inheritance()
+    if handle.state != "owned" or inheritance.has_settled(handle.files):
+        return handle
+    _fork.unregister(handle)
+    connection.close()  # it has read nothing yet, and has no lock to lose
+    inheritance.settle(handle.path, handle.files)
+    return None
