@@ -28,14 +28,14 @@ from pidpool import _fork, drivers
 from pidpool.errors import DiscardRefusedError
 
 
-class _Identity(NamedTuple):
+class Identity(NamedTuple):
     """What a descriptor number refers to: numbers are reused, inodes of living sockets are not."""
 
     device: int
     inode: int
 
     @classmethod
-    def of(cls, descriptor: int) -> _Identity:
+    def of(cls, descriptor: int) -> Identity:
         status = os.fstat(descriptor)
         return cls(status.st_dev, status.st_ino)
 
@@ -46,7 +46,7 @@ class _DeadEnd:
     __slots__ = ("_checked_in", "descriptor", "identity")
 
     descriptor: int
-    identity: _Identity | None
+    identity: Identity | None
     _checked_in: _fork.Generation | None
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class _DeadEnd:
     def is_open(self) -> bool:
         """Tell whether the number is still ours: a daemonizer closes every descriptor, and numbers are reused."""
         try:
-            return self.identity is not None and _Identity.of(self.descriptor) == self.identity
+            return self.identity is not None and Identity.of(self.descriptor) == self.identity
         except OSError:
             return False
 
@@ -67,7 +67,7 @@ class _DeadEnd:
             return
         try:
             self.descriptor = os.open(os.devnull, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
-            self.identity = _Identity.of(self.descriptor)
+            self.identity = Identity.of(self.descriptor)
         except OSError:  # at the descriptor limit, or a chroot without /dev: discarding pins instead
             self.identity = None
 
@@ -94,12 +94,17 @@ except (ImportError, AttributeError):  # an interpreter without CPython's C API
     pass
 
 
+def dead_end() -> int | None:
+    """Return a descriptor of ``/dev/null``, to put in the place of what another process owns; None: there is none."""
+    return _dead_end.descriptor if _dead_end.usable() else None
+
+
 def pin(thing: object) -> None:
     """Keep ``thing``, which belongs to another process, from ever being finalized in this one."""
     _pinned.append(thing)
 
 
-def _release(connection: object, driver: drivers.Driver | None, expected: _Identity | None) -> None:
+def _release(connection: object, driver: drivers.Driver | None, expected: Identity | None) -> None:
     """Give up this process's copy of ``connection``.
 
     Args:
@@ -150,11 +155,11 @@ class Ownership:
         self.connection = connection
         self.generation = generation or _fork.current()
         self.driver = drivers.of(connection)
-        self._socket: _Identity | None = None
+        self._socket: Identity | None = None
         _dead_end.keep_open()
         if self.driver.fileno is not None:
             try:
-                self._socket = _Identity.of(self.driver.fileno(connection))
+                self._socket = Identity.of(self.driver.fileno(connection))
             except Exception:  # noqa: BLE001 - a driver that connects later, or a file: pin, rather than guess later
                 self.driver = drivers.unknown(connection)
         if self.generation.page[0]:

@@ -45,6 +45,8 @@ class Driver:
             rollback would do nothing. None: the driver does not know, so the pool always rolls back.
         streams: tells of a cursor whether it reads its rows from the server as they are asked for, so that closing or
             freeing it talks to the server. None: the driver has no such cursors.
+        abort: for an asyncio driver: closes a connection without awaiting anything, in the process that owns it. Called
+            in the thread of its event loop, or when that loop is closed. None: the connection is merely dropped.
 
     """
 
@@ -53,6 +55,7 @@ class Driver:
     silence: Callable[[Any], None] | None = None
     idle: Callable[[Any], bool] | None = None
     streams: Callable[[Any], bool] | None = None
+    abort: Callable[[Any], None] | None = None
 
 
 @functools.cache

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import random
 import time
 from logging import DEBUG
 from typing import TYPE_CHECKING, Any
 
 from pidpool import _fork
-from pidpool._discard import Ownership
 from pidpool.pool._leaks import LeakWatch
 from pidpool.pool._queue import Slot
 from pidpool.pool._record import Fairy, Record
@@ -23,6 +21,7 @@ from pidpool.pool._sqlalchemy import (
     rolls_back_plainly,
 )
 from pidpool.pool._stats import PoolStats
+from pidpool.pool._tasks import AsyncRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,11 +36,19 @@ def _refuse_to_begin(connection: Any) -> None:  # noqa: ANN401 - what SQLAlchemy
         connection.refuse_if_inherited()
 
 
-class _DialectAttribute:
-    """``pool._dialect``, which create_engine sets after it has made the pool."""
+class DialectAttribute:
+    """``pool._dialect``, which create_engine sets after it has made the pool.
+
+    Args:
+        stand_in: what a pool without an engine has.
+
+    """
+
+    def __init__(self, stand_in: object) -> None:
+        self._stand_in = stand_in
 
     def __get__(self, pool: ForkSafePool | None, owner: type[ForkSafePool]) -> Any:  # noqa: ANN401 - see below
-        return Pool._dialect if pool is None else pool.__dict__.get("_dialect", Pool._dialect)
+        return self._stand_in if pool is None else pool.__dict__.get("_dialect", self._stand_in)
 
     def __set__(self, pool: ForkSafePool, dialect: Any) -> None:  # noqa: ANN401 - a Dialect, or a plain pool's stand-in
         pool.__dict__["_dialect"] = dialect
@@ -70,6 +77,7 @@ class Life:
         "generation",
         "heir",
         "invalidations",
+        "is_async",
         "leaks",
         "out",
         "page",
@@ -100,6 +108,8 @@ class Life:
     attentive: bool
     #: Whether reset on return is nothing but the driver's own ``rollback()``, unless somebody listens.
     resets_plainly: bool
+    #: Whether the connections are asyncio's: they belong to an event loop, and no finalizer may await them.
+    is_async: bool
     #: What the dialect has of its own, beside its class.
     dialect_attributes: dict[str, Any]
     #: Watches checkouts, with ``leak_threshold``.
@@ -137,6 +147,7 @@ class Life:
 
     def know(self, pool: ForkSafePool) -> None:
         """Note what the pool's dialect does on reset."""
+        self.is_async = pool._dialect.is_async
         self.dialect_attributes = getattr(pool._dialect, "__dict__", {})
         self.resets_plainly = pool._reset_on_return is reset_rollback and rolls_back_plainly(pool._dialect)
 
@@ -151,7 +162,7 @@ class ForkSafePool(Pool):
 
     _life: Life
     _upkeep: Upkeep
-    _dialect = _DialectAttribute()
+    _dialect = DialectAttribute(Pool._dialect)
     _timeout: float
 
     def _start(self, queue: Queue[Record], *, timeout: float | None, upkeep: Upkeep) -> None:
@@ -243,7 +254,7 @@ class ForkSafePool(Pool):
         if not isinstance(found, Slot):
             return found
         try:
-            return Record(self, life, found)
+            return (AsyncRecord if life.is_async else Record)(self, life, found)
         except BaseException:
             found.give_back()
             raise
@@ -258,7 +269,8 @@ class ForkSafePool(Pool):
         return (
             f"{type(self).__name__} limit of size {size} overflow {(queue.capacity or 0) - size} reached, {why}, "
             f"timeout {patience}: {queue.open} of {queue.capacity} connections are out, {queue.waiting} "
-            f"other threads wait, waited {waited:0.3f} s. Close connections sooner, or raise pool_size or max_overflow"
+            f"other {'tasks' if self._life.is_async else 'threads'} wait, waited {waited:0.3f} s. "
+            "Close connections sooner, or raise pool_size or max_overflow"
         )
 
     # -- checkin -------------------------------------------------------------------------------------------------
@@ -327,11 +339,7 @@ class ForkSafePool(Pool):
             except BaseException:
                 life.connect_errors += 1
                 raise
-            # Whoever began to open it owns it, should somebody have forked meanwhile, in a do_connect event.
-            record.ownership = Ownership(self._dialect.get_driver_connection(connection), life.generation)
-            record.driver = record.ownership.driver
-            record.is_idle = record.driver.idle
-            record.luck = random.random()  # noqa: S311 - to spread reconnects, not secrets
+            record.own(self._dialect.get_driver_connection(connection))
             return connection
 
         return connect_and_own

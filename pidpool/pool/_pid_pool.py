@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.pool import NullPool, QueuePool
 
 from pidpool.pool._base import ForkSafePool
-from pidpool.pool._queue import Passage, Queue
+from pidpool.pool._queue import Passage, Queue, ThreadWaiter
 from pidpool.pool._sqlalchemy import Pool
 from pidpool.pool._upkeep import Upkeep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pidpool.pool._queue import Waiter
     from pidpool.pool._record import Record
 
 
@@ -49,6 +50,9 @@ class PidPool(ForkSafePool, QueuePool):
     # Below SQLAlchemy's own, so that logging.getLogger("sqlalchemy.pool") reaches it, as its manual says.
     _sqla_logger_namespace = "sqlalchemy.pool.PidPool"
 
+    #: How those in line wait.
+    _waiter: Callable[[], Waiter[Record]] = ThreadWaiter
+
     def __init__(  # noqa: PLR0913, PLR0917 - QueuePool's arguments and ours
         self,
         creator: Callable[..., Any],
@@ -72,6 +76,7 @@ class PidPool(ForkSafePool, QueuePool):
             keep=pool_size if pool_size > 0 else None,
             capacity=None if self._max_overflow == -1 else pool_size + max_overflow,
             use_lifo=use_lifo,
+            waiter=self._waiter,
         )
         upkeep = Upkeep(min_size, max_idle, max_waiting, leak_threshold, recycle_jitter, pre_ping_idle)
         self._start(queue, timeout=timeout, upkeep=upkeep)

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,15 +59,43 @@ class Slot:
             self._queue._slot_is_free(Slot(self._queue, taken=False))
 
 
-class _Waiter(Generic[T]):
-    """One place in the line. The lock is held until something is put in ``given``."""
+class Waiter(Protocol[T]):
+    """One place in the line. Whoever waits makes it and waits; others serve it."""
 
-    __slots__ = ("given", "lock")
+    #: What has been handed over; None until then.
+    given: T | Slot | None
+
+    def serve(self, given: T | Slot) -> bool:
+        """Hand ``given`` over and wake the one who waits; return False if nobody will ever fetch it."""
+
+    def wait(self, seconds: float | None) -> bool:
+        """Return True as soon as something has been handed over, or False when the time is up; None: wait for ever."""
+
+    def settle(self, seconds: float) -> bool:
+        """As ``wait``, for the moment in which another thread is about to hand something over."""
+
+
+class ThreadWaiter(Generic[T]):
+    """A thread in line. The lock is held until something is put in ``given``."""
+
+    __slots__ = ("_lock", "given")
 
     def __init__(self) -> None:
         self.given: T | Slot | None = None
-        self.lock = threading.Lock()
-        self.lock.acquire()  # released by whoever serves this waiter
+        self._lock = threading.Lock()
+        self._lock.acquire()  # released by whoever serves this waiter
+
+    def serve(self, given: T | Slot) -> bool:
+        """Wake the thread: see ``Waiter``."""
+        self.given = given
+        self._lock.release()
+        return True
+
+    def wait(self, seconds: float | None) -> bool:
+        """Block the thread: see ``Waiter``."""
+        return self._lock.acquire(timeout=-1.0 if seconds is None else min(seconds, threading.TIMEOUT_MAX))
+
+    settle = wait
 
 
 class Queue(Generic[T]):
@@ -77,6 +105,7 @@ class Queue(Generic[T]):
         keep: how many idle items to keep; None for as many as there are.
         capacity: how many slots there are; None for no limit.
         use_lifo: hand out the item that came back last, rather than the one that has been idle longest.
+        waiter: how those in line wait. All else is the same for threads and for tasks.
 
     """
 
@@ -91,6 +120,7 @@ class Queue(Generic[T]):
         "pop_idle",
         "use_lifo",
         "wait_seconds",
+        "waiter",
         "waits",
     )
 
@@ -103,14 +133,22 @@ class Queue(Generic[T]):
     #: Slots that nobody uses. Empty for ever where there is no limit.
     _free: deque[Slot]
     #: First come, first served.
-    _waiters: deque[_Waiter[T]]
+    _waiters: deque[Waiter[T]]
     #: The ids of the slots in use: a set, because adding and discarding are atomic and counting with ``+= 1`` is not.
     _taken: set[int]
     #: Takes an idle item or raises IndexError: what a checkout does when nothing stands in its way.
     pop_idle: Callable[[], T]
 
-    def __init__(self, keep: int | None, capacity: int | None, *, use_lifo: bool = False) -> None:
+    def __init__(
+        self,
+        keep: int | None,
+        capacity: int | None,
+        *,
+        use_lifo: bool = False,
+        waiter: Callable[[], Waiter[T]] = ThreadWaiter,
+    ) -> None:
         self.keep = keep
+        self.waiter = waiter
         self._most = sys.maxsize if keep is None else keep
         self.capacity = capacity
         self.use_lifo = use_lifo
@@ -129,7 +167,7 @@ class Queue(Generic[T]):
 
     @property
     def waiting(self) -> int:
-        """How many threads stand in line."""
+        """How many stand in line."""
         return len(self._waiters)
 
     def take(self, timeout: float | None, max_waiting: int | None = None) -> T | Slot | None:
@@ -161,14 +199,12 @@ class Queue(Generic[T]):
             An idle item that is one too many: the caller closes it and gives its slot back.
 
         """
-        if self._waiters:
+        while self._waiters:
             try:
                 waiter = self._waiters.popleft()
             except IndexError:  # it gave up, or was served, between our two looks
-                pass
-            else:
-                waiter.given = item
-                waiter.lock.release()
+                break
+            if waiter.serve(item):
                 return None
         self.idle.append(item)
         if self._waiters:
@@ -197,7 +233,7 @@ class Queue(Generic[T]):
 
     def fresh(self) -> Queue[T]:
         """Return a queue with the same settings and nothing in it."""
-        return type(self)(self.keep, self.capacity, use_lifo=self.use_lifo)
+        return type(self)(self.keep, self.capacity, use_lifo=self.use_lifo, waiter=self.waiter)
 
     def _take_slot(self) -> Slot | None:
         if self.capacity is None:
@@ -215,19 +251,22 @@ class Queue(Generic[T]):
 
     def _serve(self) -> None:
         """Match the line with what is available, until one of them is empty."""
+        given: T | Slot | None = None
         while True:
             try:
                 waiter = self._waiters.popleft()
             except IndexError:
+                if given is not None:  # meant for one who is no longer there
+                    self._put_back(given)
                 return
-            given: T | Slot | None
-            try:
-                given = self.pop_idle()
-            except IndexError:
-                given = self._take_slot()
+            if given is None:
+                try:
+                    given = self.pop_idle()
+                except IndexError:
+                    given = self._take_slot()
             if given is not None:
-                waiter.given = given
-                waiter.lock.release()
+                if waiter.serve(given):
+                    given = None
                 continue
             # Back to the head of the line; and since it was not in line for a moment, look again.
             self._waiters.appendleft(waiter)
@@ -235,49 +274,48 @@ class Queue(Generic[T]):
                 return
 
     def _wait(self, timeout: float | None) -> T | Slot | None:
-        waiter: _Waiter[T] = _Waiter()
+        waiter = self.waiter()
         started = time.monotonic()
         deadline = None if timeout is None else started + timeout
         try:
             self._waiters.append(waiter)
             self._serve()
-            remaining = -1.0 if timeout is None else max(0.0, min(timeout, threading.TIMEOUT_MAX))
-            while not waiter.lock.acquire(timeout=remaining):
+            remaining = None if timeout is None else max(0.0, timeout)
+            while not waiter.wait(remaining):
                 assert deadline is not None  # noqa: S101 - waiting for ever does not time out
-                remaining = min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
+                remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     self._leave(waiter)
                     break
         except BaseException:  # an interrupt: whatever was handed over meanwhile goes to the next in line
             self._leave(waiter)
-            self._pass_on(waiter)
+            if waiter.given is not None:
+                self._put_back(waiter.given)
+                if self._waiters:
+                    self._serve()
             raise
         finally:
             self.waits += 1
             self.wait_seconds += time.monotonic() - started
         return waiter.given
 
-    def _leave(self, waiter: _Waiter[T]) -> None:
+    def _leave(self, waiter: Waiter[T]) -> None:
         """Step out of the line, unless somebody is just serving us: then take what comes."""
         for _ in range(2):
             try:
                 self._waiters.remove(waiter)
             except ValueError:
                 # Another thread has taken us out of the line. It is about to hand something over, or to put us back.
-                if waiter.lock.acquire(timeout=_HAND_OVER):
+                if waiter.settle(_HAND_OVER):
                     return
             else:
                 return
 
-    def _pass_on(self, waiter: _Waiter[T]) -> None:
-        given = waiter.given
-        if given is None:
-            return
+    def _put_back(self, given: T | Slot) -> None:
         if isinstance(given, Slot):
-            given.give_back()
+            given.give_back()  # looks at the line itself
         else:
             self.idle.append(given)
-            self._serve()
 
 
 class Passage(Queue[T]):
