@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from pidpool.bench.errors import ConditionError
@@ -14,7 +14,7 @@ from pidpool.bench.verdicts import counted
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pidpool.bench.results import Results
+    from pidpool.bench.results import Results, Settings
     from pidpool.bench.rounds import Round
 
 _CONDITION = re.compile(r"(?P<metric>\w+):\+(?P<per_cent>\d+(\.\d+)?)%")
@@ -85,6 +85,8 @@ class Comparison:
     """A line for each pool that now does wrong what it did right before."""
     missing: tuple[str, ...]
     """A line for each pool and workload that only one of the runs has measured."""
+    differences: tuple[str, ...] = ()
+    """A line for each circumstance that was another one: what has changed may be due to it."""
 
     @classmethod
     def of(cls, before: Results, after: Results) -> Comparison:
@@ -104,6 +106,18 @@ class Comparison:
                 for workload, pool in [*old, *new]
                 if ((workload, pool) in old) != ((workload, pool) in new)
             ),
+            differences=tuple(_differences(before.settings, after.settings)),
+        )
+
+    def summary(self) -> str:
+        """Return what the changes come to, in a sentence."""
+        significant = [change.ratio for change in self.changes if change.is_significant]
+        if not significant:
+            return f"None of {len(self.changes)} figures has changed significantly."
+        slower = sum(ratio > 1 for ratio in significant)
+        return (
+            f"Of {len(self.changes)} figures {slower} became worse and {len(significant) - slower} better; "
+            "the other differences are not significant."
         )
 
     def offences(self, conditions: tuple[Condition, ...]) -> list[str]:
@@ -115,6 +129,15 @@ class Comparison:
             if condition.is_met_by(change)
         ]
         return [*slower, *(self.new_damage if conditions else ())]
+
+
+def _differences(before: Settings, after: Settings) -> Iterator[str]:
+    # That pidpool's version is another one is what most comparisons are for.
+    names = [name for name in {**before.versions, **after.versions} if name != "pidpool"]
+    pairs = [(name, before.versions.get(name, "none"), after.versions.get(name, "none")) for name in names]
+    pairs += [("cores", str(before.cores), str(after.cores))]
+    pairs += [(name, str(value), str(asdict(after.load)[name])) for name, value in asdict(before.load).items()]
+    yield from (f"{name} was {first}, and is {second}" for name, first, second in pairs if first != second)
 
 
 def _changes(cell: tuple[str, str], before: list[Round], after: list[Round]) -> Iterator[Change]:

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import make_url
-
-import pidpool
+from pidpool.bench import circumstances
 from pidpool.bench.errors import ResultsError
 from pidpool.bench.figures import Spread
 from pidpool.bench.rounds import Load, Played, Round
@@ -33,11 +28,6 @@ METRICS: dict[str, Callable[[Round], float]] = {
 }
 """What can be compared, in seconds: the time of an operation on the whole, and how long single ones took."""
 
-_PEERS = ("psycopg-pool", "DBUtils")
-
-_DISTRIBUTIONS = {"MySQLdb": "mysqlclient"}
-"""The module that does not tell its version -> the distribution that does."""
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -58,28 +48,14 @@ class Settings:
     @classmethod
     def of(cls, plan: Plan, target: Target | None) -> Settings:
         """Note down everything that somebody would ask about a surprising figure."""
-        versions = {
-            "pidpool": pidpool.__version__,
-            "sqlalchemy": version("sqlalchemy"),
-            "python": platform.python_version(),
-            "kernel": f"{platform.system()} {platform.release()}",
-        }
-        for peer in _PEERS:
-            try:
-                versions[peer.lower()] = version(peer)
-            except PackageNotFoundError:
-                continue
-        if target is not None:
-            versions["driver"] = driver_version(target.url)
-            versions["server"] = target.server_version
         return cls(
             workloads=tuple(workload.name for workload in plan.workloads),
             pools=tuple(subject.name for subject in plan.subjects),
             rounds=plan.rounds,
             load=plan.load,
-            cores=os.cpu_count() or 1,
-            load_average=load_average(),
-            versions=versions,
+            cores=circumstances.cores(),
+            load_average=circumstances.load_average(),
+            versions=circumstances.versions(target, circumstances.PEERS),
             target=target.safe_url if target else "",
             driver=target.driver if target else "",
         )
@@ -196,18 +172,6 @@ def damage(rounds: list[Round]) -> dict[str, int]:
         for what, count in played.damage.items():
             counts[what] = counts.get(what, 0) + count
     return counts
-
-
-def load_average() -> float | None:
-    """Return how many processes wanted to run in the last minute, on average."""
-    return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
-
-
-def driver_version(url: str) -> str:
-    """Return what the driver says of itself, by the module that SQLAlchemy uses for this URL."""
-    module = make_url(url).get_dialect().import_dbapi()
-    stated = getattr(module, "__version__", None) or version(_DISTRIBUTIONS.get(module.__name__, module.__name__))
-    return str(stated).partition(" ")[0]  # psycopg2 appends its build options.
 
 
 def _summary(rounds: list[Round]) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def _sentence(results: Results, workload: str, pool: str, base: str) -> str:
     between = f"between {spread.low:.2f} and {spread.high:.2f} in half of the rounds"
     shares = _fairness(results.rounds(workload, pool)), _fairness(results.rounds(workload, base))
     if None not in shares:
-        between += f" (fairness {shares[0]:.2f} against {shares[1]:.2f})"
+        between += f", fairness {shares[0]:.2f} against {shares[1]:.2f}"
     if len(ratios) < FEWEST_ROUNDS:
         return (
             f"{pool} took {spread.median:.2f} of {base}'s time, {between}; {len(ratios)} rounds are too few to tell "

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from pidpool import hazards
-from pidpool.cli import database, files
+from pidpool.cli import database, files, options
 from pidpool.cli.campaign import Plan, carry_out
 from pidpool.cli.errors import CommandError
 from pidpool.cli.interrupts import Interrupted
@@ -18,25 +17,17 @@ from pidpool.cli.pools import subjects
 from pidpool.cli.report import WORDS, Report, Settings, is_finding
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pidpool.cli.database import Terminal
     from pidpool.hazards import Hazard
 
 DEFAULT_POOLS = ("pidpool", "queuepool", "queuepool+dispose-noclose")
 
-_FILE = click.Path(dir_okay=False, path_type=Path)
-
 
 @click.command(short_help="Does my pool survive fork?")
-@click.argument("url", required=False, envvar="PIDPOOL_AUDIT_URL")
-@click.option(
-    "--pool",
-    "pools",
-    multiple=True,
-    metavar="NAME",
-    help="A pool to test; repeat it for more. One of --list, or module:Class for a pool class of yours, or "
-    "module:function for a function of yours that takes a URL and returns an Engine. The exit code judges "
-    f"the first one.  [default: {', '.join(DEFAULT_POOLS)}]",
-)
+@options.url("PIDPOOL_AUDIT_URL")
+@options.pools("test", "The exit code judges the first one.", DEFAULT_POOLS)
 @click.option(
     "--only",
     multiple=True,
@@ -49,8 +40,8 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     metavar="HAZARD",
     help="Tell a hazard's story, what to do, and the code that provokes it; and end.",
 )
-@click.option("--json", "json_file", type=_FILE, metavar="FILE", help="Write the results for programs.")
-@click.option("--markdown", "markdown_file", type=_FILE, metavar="FILE", help="Write the matrix for a README.")
+@options.json("the results")
+@options.markdown("the matrix")
 @click.option(
     "--timeout",
     type=click.FloatRange(min=1),
@@ -98,7 +89,8 @@ def audit(  # noqa: PLR0913  (one parameter for each option: that is how click c
     if explain is not None:
         renderer.explanation(_hazard(explain))
         return 0
-    plan = Plan(_hazards(only), subjects(pools or DEFAULT_POOLS), timeout, jobs)
+    chosen = options.chosen("--only", "hazard", only, hazards.CATALOGUE, hazards.hazard)
+    plan = Plan(chosen, subjects(pools or DEFAULT_POOLS), timeout, jobs)
     for path in filter(None, (json_file, markdown_file)):
         files.check_writable(path)
 
@@ -153,14 +145,3 @@ def _hazard(name: str) -> Hazard:
         return hazards.hazard(name)
     except hazards.UnknownHazard as error:
         raise CommandError(str(error)) from error
-
-
-def _hazards(only: tuple[str, ...]) -> tuple[Hazard, ...]:
-    """Return the hazards to run, in the order of the catalogue and each of them once."""
-    if not only:
-        return tuple(hazards.CATALOGUE.values())
-    names = {name.strip() for names in only for name in names.split(",") if name.strip()}
-    if not names:  # Such as --only "$UNSET": whoever named hazards does not want all of them.
-        raise CommandError("--only names no hazard; 'pidpool audit --list' lists them.")
-    wanted = {_hazard(name).name for name in sorted(names)}
-    return tuple(hazard for name, hazard in hazards.CATALOGUE.items() if name in wanted)

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pidpool import bench as benches
-from pidpool.bench import chart
-from pidpool.bench.results import load_average
+from pidpool.bench import chart, circumstances
 from pidpool.bench.verdicts import counted
-from pidpool.cli import bench_report, database, files
+from pidpool.cli import bench_report, database, files, options
 from pidpool.cli.errors import CommandError
 from pidpool.cli.interrupts import Interrupted
 from pidpool.cli.pools import subjects
 
 if TYPE_CHECKING:
-    from pidpool.bench import Plan, Results, Round, Workload
+    from pathlib import Path
+
+    from pidpool.bench import Plan, Results, Round
     from pidpool.cli.database import Terminal
 
 DEFAULT_POOLS = ("pidpool", "queuepool")
-
-_FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 class _Bench(click.Command):
@@ -48,7 +46,7 @@ class _Bench(click.Command):
     short_help="How fast is my pool?",
     epilog="'pidpool bench compare BEFORE AFTER' compares two files of --json; see its own --help.",
 )
-@click.argument("url", required=False, envvar="PIDPOOL_BENCH_URL")
+@options.url("PIDPOOL_BENCH_URL")
 @click.option(
     "--workload",
     "workloads",
@@ -56,14 +54,7 @@ class _Bench(click.Command):
     metavar="NAME",
     help=f"What to measure; repeatable, or separated by commas.  [default: {', '.join(benches.WORKLOADS)}]",
 )
-@click.option(
-    "--pool",
-    "pools",
-    multiple=True,
-    metavar="NAME",
-    help="A pool to measure; repeat it for more, as in 'pidpool audit', which lists them. The first one is "
-    f"compared with each of the others.  [default: {', '.join(DEFAULT_POOLS)}]",
-)
+@options.pools("measure", "The first one is compared with each of the others.", DEFAULT_POOLS)
 @click.option(
     "--threads",
     type=click.IntRange(min=1),
@@ -96,9 +87,9 @@ class _Bench(click.Command):
     metavar="N",
     help="How often each pool has its turn; differences are significant from 6 rounds on.",
 )
-@click.option("--json", "json_file", type=_FILE, metavar="FILE", help="Write everything for programs.")
-@click.option("--markdown", "markdown_file", type=_FILE, metavar="FILE", help="Write the table for a README.")
-@click.option("--chart", "chart_file", type=_FILE, metavar="FILE.svg", help="Write a chart, for light and dark.")
+@options.json("settings and every round")
+@options.markdown("the table")
+@click.option("--chart", "chart_file", type=options.FILE, metavar="FILE.svg", help="Write a chart, for light and dark.")
 @click.pass_obj
 def bench(  # noqa: PLR0913  (one parameter for each option: that is how click calls)
     terminal: Terminal,
@@ -126,7 +117,8 @@ def bench(  # noqa: PLR0913  (one parameter for each option: that is how click c
     """
     renderer, interrupts = terminal
     load = benches.Load(duration=duration, threads=threads, connections=max(1, threads // 4), processes=processes)
-    plan = benches.Plan(_workloads(workloads), subjects(pools or DEFAULT_POOLS), rounds, load)
+    chosen = options.chosen("--workload", "workload", workloads, benches.WORKLOADS, benches.workload)
+    plan = benches.Plan(chosen, subjects(pools or DEFAULT_POOLS), rounds, load)
     for path in filter(None, (json_file, markdown_file, chart_file)):
         files.check_writable(path)
 
@@ -149,8 +141,8 @@ def bench(  # noqa: PLR0913  (one parameter for each option: that is how click c
 
 
 @click.command()
-@click.argument("before", type=_FILE)
-@click.argument("after", type=_FILE)
+@click.argument("before", type=options.FILE)
+@click.argument("after", type=options.FILE)
 @click.option(
     "--fail-if",
     "conditions",
@@ -200,7 +192,7 @@ def _run(plan: Plan, url: str | None, terminal: Terminal) -> Results:
         results.interrupted = True
         renderer.notice(str(interrupted))
     results.seconds = time.monotonic() - started
-    results.load_average_after = load_average()
+    results.load_average_after = circumstances.load_average()
     return results
 
 
@@ -208,20 +200,6 @@ def _ending(played: Round) -> str:
     if played.damage:
         return ", ".join(filter(None, [counted(played.damage), played.detail]))
     return played.detail or played.outcome if played.seconds is None else bench_report.duration(played.seconds)
-
-
-def _workloads(names: tuple[str, ...]) -> tuple[Workload, ...]:
-    """Return the workloads to run, in their own order and each of them once."""
-    if not names:
-        return tuple(benches.WORKLOADS.values())
-    wanted = {name.strip() for many in names for name in many.split(",") if name.strip()}
-    if not wanted:
-        raise CommandError(f"--workload names no workload; known are {', '.join(benches.WORKLOADS)}.")
-    try:
-        chosen = {benches.workload(name).name for name in sorted(wanted)}
-    except benches.UnknownWorkload as error:
-        raise CommandError(str(error)) from error
-    return tuple(workload for name, workload in benches.WORKLOADS.items() if name in chosen)
 
 
 def _read(path: Path) -> Results:

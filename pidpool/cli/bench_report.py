@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from pidpool.bench import METRICS
+from pidpool.bench import METRICS, circumstances
 from pidpool.bench.chart import number, scale
 from pidpool.bench.figures import Spread
 from pidpool.bench.results import clean, damage
@@ -34,10 +34,11 @@ class Row(NamedTuple):
     p99: str
     connects: str
     wrong: str
+    errors: str
     remarks: str
 
 
-IN_TERMINAL = ("workload", "pool", "time", "spread", "p50", "p99", "connects", "wrong")
+IN_TERMINAL = ("workload", "pool", "time", "spread", "p50", "p99", "connects", "wrong", "errors")
 """The columns that have room in 80 characters."""
 IN_MARKDOWN = tuple(name for name in Row._fields if name != "spread")
 
@@ -68,8 +69,7 @@ def compared(change: Change) -> tuple[str, ...]:
 
 def facts(settings: Settings) -> dict[str, str]:
     """Return the settings as lines, each under a name."""
-    versions, load = settings.versions, settings.load
-    before = "" if settings.load_average is None else f", load {settings.load_average}"
+    versions = settings.versions
     database = {
         "target": hidden(settings.target),
         "server": versions.get("server", ""),
@@ -79,13 +79,23 @@ def facts(settings: Settings) -> dict[str, str]:
         **{name: value for name, value in database.items() if value},
         "pools": ", ".join(settings.pools),
         "workloads": ", ".join(settings.workloads),
-        "rounds": f"{settings.rounds} of {load.duration:g} s for each pool, in turn, each in a fresh process",
-        "load": f"contended: {load.threads} threads over {load.connections} connections, held {load.hold * 1e3:g} ms; "
-        f"storm: {load.processes} children at once; fork, storm: {load.inherited} inherited connections",
-        "versions": f"pidpool {versions['pidpool']}, SQLAlchemy {versions['sqlalchemy']}, "
-        f"Python {versions['python']}, {versions['kernel']}",
-        "machine": f"{settings.cores} cores{before}",
+        "rounds": f"{settings.rounds} of {settings.load.duration:g} s for each pool, in turn, each in a fresh process",
+        **_load(settings),
+        "versions": circumstances.software(versions),
+        "machine": circumstances.machine(settings.cores, settings.load_average),
     }
+
+
+def _load(settings: Settings) -> dict[str, str]:
+    """Return a line on each workload that threads, children or inherited connections take part in."""
+    load = settings.load
+    inherited = f"{load.inherited} inherited connections"
+    lines = {
+        "contended": f"{load.threads} threads over {load.connections} connections, held {load.hold * 1e3:g} ms",
+        "fork": inherited,
+        "storm": f"{load.processes} children at once, {inherited}",
+    }
+    return {name: line for name, line in lines.items() if name in settings.workloads}
 
 
 def as_markdown(results: Results) -> str:
@@ -108,20 +118,25 @@ def as_markdown(results: Results) -> str:
 def _row(workload: str, pool: str, rounds: list[Round]) -> Row:
     connects = str(sum(played.connects for played in rounds))
     wrong = str(sum(played.wrong + played.shared for played in rounds))
+    errors = str(sum(_errors(played) for played in rounds))
     measured = [played for played in rounds if played.seconds is not None]
     if not measured:
         reasons = [played.detail for played in rounds if played.outcome == "skipped"][:1]
         remarks = counted(damage(rounds)) or "".join(reasons) or "not measured"
-        return Row(workload, pool, "-", "-", "-", "-", "-", connects, wrong, hidden(remarks))
+        return Row(workload, pool, "-", "-", "-", "-", "-", connects, wrong, errors, hidden(remarks))
     # What went wrong is shown with its times, so that one sees what they were bought with.
     counts = clean(measured) or measured
     time = Spread.of([METRICS["time"](played) for played in counts])
     p50, p99 = (duration(Spread.of([METRICS[name](played) for played in counts]).median) for name in ("p50", "p99"))
     half = f"{duration(time.low)} to {duration(time.high)}"
     remarks = hidden(", ".join(_remarks(rounds)))
-    return Row(
-        workload, pool, duration(time.median), f"±{time.width / 2:.0%}", half, p50, p99, connects, wrong, remarks
-    )
+    spread = f"±{time.width / 2:.0%}"
+    return Row(workload, pool, duration(time.median), spread, half, p50, p99, connects, wrong, errors, remarks)
+
+
+def _errors(played: Round) -> int:
+    """Return what did not end: operations, children, or the whole round."""
+    return played.errors + played.hung + played.timeouts + (played.outcome in {"hang", "error"})
 
 
 def _remarks(rounds: list[Round]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
+from pidpool.bench import circumstances
 from pidpool.bench.verdicts import sentences, warnings
 from pidpool.cli import bench_report
 from pidpool.cli.redaction import hidden
@@ -80,16 +81,14 @@ class Renderer:
     def settings(self, settings: Settings) -> None:
         """Show what is about to be tested, before it takes its time."""
         versions = settings.versions
-        load = "" if settings.load is None else f", load {settings.load}"
         lines = {
             "target": settings.target,
-            "server": settings.server,
+            "server": versions["server"],
             "driver": f"{settings.driver} {versions['driver']}",
             "pools": ", ".join(settings.pools),
             "hazards": f"{len(settings.hazards)}, {settings.jobs} at a time, {settings.timeout:g} s at most",
-            "versions": f"pidpool {versions['pidpool']}, SQLAlchemy {versions['sqlalchemy']}, "
-            f"Python {versions['python']}, {versions['kernel']}",
-            "machine": f"{settings.cores} cores{load}",
+            "versions": circumstances.software(versions),
+            "machine": circumstances.machine(settings.cores, settings.load),
         }
         self.facts(lines)
 
@@ -144,11 +143,13 @@ class Renderer:
             self._results.print(Text(line), soft_wrap=True)
         for line in offences:
             self._results.print(Text(f"too much: {line}", "bold red"), soft_wrap=True)
-        for line in comparison.missing:
+        self._results.print(Text(comparison.summary(), "bold"), soft_wrap=True)
+        for line in (*comparison.differences, *comparison.missing):
             self.notice(f"Warning: {line}.")
 
     def _figures(self, headings: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        # Between columns stands one blank of the box, and one of ours: ten columns have room in 80 characters.
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
         for heading in headings:
             table.add_column(heading, no_wrap=heading != "pool", overflow="fold")
         for row in rows:

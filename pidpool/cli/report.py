@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-import pidpool
-from pidpool.bench.results import driver_version, load_average
+from pidpool.bench import circumstances
 from pidpool.cli.redaction import hidden
 
 if TYPE_CHECKING:
@@ -31,8 +27,6 @@ WORDS = {
     None: "not run",
 }
 """How an outcome reads in the matrix, without any colour."""
-
-_SERVERS = {"postgresql": "PostgreSQL", "mysql": "MySQL", "mariadb": "MariaDB"}
 
 
 @dataclass(frozen=True)
@@ -65,16 +59,9 @@ class Settings:
             hazards=tuple(hazard.name for hazard in plan.hazards),
             timeout=plan.timeout,
             jobs=plan.jobs,
-            cores=os.cpu_count() or 1,
-            load=load_average(),
-            versions={
-                "pidpool": pidpool.__version__,
-                "sqlalchemy": version("sqlalchemy"),
-                "driver": driver_version(target.url),
-                "server": target.server_version,
-                "python": platform.python_version(),
-                "kernel": f"{platform.system()} {platform.release()}",
-            },
+            cores=circumstances.cores(),
+            load=circumstances.load_average(),
+            versions=circumstances.versions(target, circumstances.PEERS),
         )
 
     @property
@@ -82,17 +69,9 @@ class Settings:
         """All versions in one line."""
         of = self.versions
         return (
-            f"pidpool {of['pidpool']}, SQLAlchemy {of['sqlalchemy']}, {self.server}, "
+            f"pidpool {of['pidpool']}, SQLAlchemy {of['sqlalchemy']}, {of['server']}, "
             f"{self.driver} {of['driver']}, Python {of['python']}, {of['kernel']}"
         )
-
-    @property
-    def server(self) -> str:
-        """The server's name and version, such as "PostgreSQL 18.1"."""
-        # A server may introduce itself by name: MariaDB does, in answer to a driver for MySQL.
-        stated = self.versions["server"]
-        name = _SERVERS.get(self.backend, self.backend)
-        return stated if not stated[:1].isdigit() or "mariadb" in stated.lower() else f"{name} {stated}"
 
 
 @dataclass

@@ -17,6 +17,8 @@ from pidpool.pool._sqlalchemy import (
     _ConnectionFairy,
     forget_event_locks,
     guard_begin,
+    known_levels,
+    listeners,
     reset_rollback,
     rolls_back_plainly,
 )
@@ -24,7 +26,7 @@ from pidpool.pool._stats import PoolStats
 from pidpool.pool._tasks import AsyncRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container, Mapping, Sequence, Sized
 
     from pidpool.pool._queue import Queue
     from pidpool.pool._sqlalchemy import ConnectionPoolEntry, PoolProxiedConnection
@@ -67,26 +69,35 @@ class Life:
     __slots__ = (
         "attentive",
         "careful",
+        "checkin_listeners",
+        "checkin_listeners_of_all",
+        "checkout_listeners",
+        "checkout_listeners_of_all",
         "checkouts",
         "connect_errors",
         "connects",
-        "dialect_attributes",
         "discards",
-        "dispatch",
         "forks",
         "generation",
         "heir",
+        "idle",
         "invalidations",
         "is_async",
         "leaks",
+        "levels",
+        "most",
         "out",
         "page",
         "pid",
         "pool",
         "pop_idle",
+        "put_idle",
         "queue",
-        "resets_plainly",
+        "reset_by",
+        "reset_listeners",
+        "reset_listeners_of_all",
         "timeouts",
+        "waiters",
     )
 
     pool: ForkSafePool
@@ -95,23 +106,34 @@ class Life:
     pid: int
     #: The queue's.
     pop_idle: Callable[[], Record]
-    #: The pool's events.
-    dispatch: Any
+    put_idle: Callable[[Record], None]
+    idle: Sized
+    waiters: Sized
+    most: int
+    #: Who listens to events of this pool, and of all pools. Empty, as they nearly always are, they are false at once;
+    #: to ask SQLAlchemy's event whether it is true takes ten times as long.
+    checkout_listeners: Sequence[object]
+    checkout_listeners_of_all: Sequence[object]
+    reset_listeners: Sequence[object]
+    reset_listeners_of_all: Sequence[object]
+    checkin_listeners: Sequence[object]
+    checkin_listeners_of_all: Sequence[object]
+    #: What the pool's logger has found out about levels; what it has not, it is asked.
+    levels: Mapping[int, bool]
     #: The records that are checked out. It keeps them out of the garbage when somebody forgets a fairy in a cycle: the
     #: garbage collector would finalize the driver's connection in the same pass, in whatever order.
-    out: set[Record]
+    out: dict[Record, None]
     #: Whether a checkout must look at more than whether there is a connection: with ``recycle``, ``pre_ping`` or
     #: ``leak_threshold``, and once the pool has been invalidated.
     careful: bool
     #: Whether a checkin must do more than give the connection back: with ``max_idle``, ``pre_ping_idle`` or
     #: ``leak_threshold``.
     attentive: bool
-    #: Whether reset on return is nothing but the driver's own ``rollback()``, unless somebody listens.
-    resets_plainly: bool
+    #: Has "do_rollback" in it unless reset on return is nothing but the driver's own ``rollback()``: the dialect's own
+    #: attributes, because that method may be replaced on the instance at any time.
+    reset_by: Container[str]
     #: Whether the connections are asyncio's: they belong to an event loop, and no finalizer may await them.
     is_async: bool
-    #: What the dialect has of its own, beside its class.
-    dialect_attributes: dict[str, Any]
     #: Watches checkouts, with ``leak_threshold``.
     leaks: LeakWatch | None
     #: What ``stats()`` reports. Counted by ``+= 1``, which is exact where there is a global interpreter lock: CPython
@@ -135,11 +157,20 @@ class Life:
         self.pid = generation.pid
         self.queue = queue
         self.pop_idle = queue.pop_idle
-        self.dispatch = pool.dispatch
-        self.out = set()
+        self.put_idle = queue.idle.append
+        self.idle = queue.idle
+        self.waiters = queue.waiters
+        self.most = queue.most
+        self.checkout_listeners, self.checkout_listeners_of_all = listeners(pool, "checkout")
+        self.reset_listeners, self.reset_listeners_of_all = listeners(pool, "reset")
+        self.checkin_listeners, self.checkin_listeners_of_all = listeners(pool, "checkin")
+        self.levels = known_levels(pool.logger)
+        self.out = {}
         self.leaks = None if upkeep.leak_threshold is None else LeakWatch(upkeep.leak_threshold, pool.logger)
         self.careful = pool._recycle > -1 or pool._pre_ping or self.leaks is not None
-        self.attentive = upkeep.max_idle is not None or upkeep.pre_ping_idle > 0 or self.leaks is not None
+        self.attentive = (
+            upkeep.max_idle is not None or upkeep.pre_ping_idle > 0 or self.leaks is not None or queue.keep == 0
+        )
         self.checkouts = self.connects = self.connect_errors = self.invalidations = self.timeouts = 0
         self.discards = self.forks = 0
         self.heir = {}
@@ -148,8 +179,10 @@ class Life:
     def know(self, pool: ForkSafePool) -> None:
         """Note what the pool's dialect does on reset."""
         self.is_async = pool._dialect.is_async
-        self.dialect_attributes = getattr(pool._dialect, "__dict__", {})
-        self.resets_plainly = pool._reset_on_return is reset_rollback and rolls_back_plainly(pool._dialect)
+        if pool._reset_on_return is reset_rollback and rolls_back_plainly(pool._dialect):
+            self.reset_by = getattr(pool._dialect, "__dict__", ())
+        else:
+            self.reset_by = ("do_rollback",)
 
 
 class ForkSafePool(Pool):
@@ -198,18 +231,25 @@ class ForkSafePool(Pool):
             except BaseException as error:
                 record._checkin_failed(error, _fairy_was_created=False)
                 raise
-        echo = self.logger.isEnabledFor(DEBUG)
-        fairy = Fairy(self, life, record, echo)
-        life.checkouts += 1
-        if echo:
-            self.logger.debug("Connection %r checked out from pool", record.dbapi_connection)
-        events = life.dispatch.checkout
-        if life.careful or events.listeners or events.parent_listeners:
-            return self._check_out_carefully(life, record, fairy)
-        fairy._counter = 1
+        # What Fairy.__init__ would do; not calling it is worth a tenth of a checkout.
+        fairy: Fairy = Fairy()
+        fairy._life = life
+        fairy._connection = record.dbapi_connection
+        fairy._connection_record = record
+        fairy._ticket = record.ticket = life.checkouts = life.checkouts + 1
+        life.out[record] = None
+        try:
+            echo = life.levels[DEBUG]
+        except KeyError:
+            echo = True  # perhaps
+        if echo or life.careful or life.checkout_listeners or life.checkout_listeners_of_all:
+            self._check_out_carefully(life, record, fairy)
         return fairy
 
-    def _check_out_carefully(self, life: Life, record: Record, fairy: Fairy) -> PoolProxiedConnection:
+    def _check_out_carefully(self, life: Life, record: Record, fairy: Fairy) -> None:
+        record.echo = self.logger.isEnabledFor(DEBUG)
+        if record.echo:
+            self.logger.debug("Connection %r checked out from pool", record.dbapi_connection)
         if life.leaks is not None:
             life.leaks.went_out(record)
         if (
@@ -219,7 +259,8 @@ class ForkSafePool(Pool):
             and record.answers()
         ):
             record.fresh = True  # what SQLAlchemy does not ping
-        return _ConnectionFairy._checkout(self, fairy=fairy)
+        fairy._counter = 0
+        _ConnectionFairy._checkout(self, fairy=fairy)
 
     def _after_fork(self) -> Life:
         """Start this process's own life: an empty pool with its full capacity, whoever held connections at fork.

@@ -71,7 +71,7 @@ class Waiter(Protocol[T]):
     def wait(self, seconds: float | None) -> bool:
         """Return True as soon as something has been handed over, or False when the time is up; None: wait for ever."""
 
-    def settle(self, seconds: float) -> bool:
+    def expect(self, seconds: float) -> bool:
         """As ``wait``, for the moment in which another thread is about to hand something over."""
 
 
@@ -95,7 +95,7 @@ class ThreadWaiter(Generic[T]):
         """Block the thread: see ``Waiter``."""
         return self._lock.acquire(timeout=-1.0 if seconds is None else min(seconds, threading.TIMEOUT_MAX))
 
-    settle = wait
+    expect = wait
 
 
 class Queue(Generic[T]):
@@ -111,16 +111,16 @@ class Queue(Generic[T]):
 
     __slots__ = (
         "_free",
-        "_most",
         "_taken",
-        "_waiters",
         "capacity",
         "idle",
         "keep",
+        "most",
         "pop_idle",
         "use_lifo",
         "wait_seconds",
         "waiter",
+        "waiters",
         "waits",
     )
 
@@ -133,7 +133,7 @@ class Queue(Generic[T]):
     #: Slots that nobody uses. Empty for ever where there is no limit.
     _free: deque[Slot]
     #: First come, first served.
-    _waiters: deque[Waiter[T]]
+    waiters: deque[Waiter[T]]
     #: The ids of the slots in use: a set, because adding and discarding are atomic and counting with ``+= 1`` is not.
     _taken: set[int]
     #: Takes an idle item or raises IndexError: what a checkout does when nothing stands in its way.
@@ -149,11 +149,11 @@ class Queue(Generic[T]):
     ) -> None:
         self.keep = keep
         self.waiter = waiter
-        self._most = sys.maxsize if keep is None else keep
+        self.most = sys.maxsize if keep is None else keep
         self.capacity = capacity
         self.use_lifo = use_lifo
         self.idle = deque()
-        self._waiters = deque()
+        self.waiters = deque()
         self.waits = 0
         self.wait_seconds = 0.0
         self._taken = set()
@@ -168,7 +168,7 @@ class Queue(Generic[T]):
     @property
     def waiting(self) -> int:
         """How many stand in line."""
-        return len(self._waiters)
+        return len(self.waiters)
 
     def take(self, timeout: float | None, max_waiting: int | None = None) -> T | Slot | None:
         """Return an idle item, or else a slot for a new one; wait in line for either.
@@ -188,28 +188,30 @@ class Queue(Generic[T]):
         slot = self._take_slot()
         if slot is not None:
             return slot
-        if max_waiting is not None and len(self._waiters) >= max_waiting:
+        if max_waiting is not None and len(self.waiters) >= max_waiting:
             return None
         return self._wait(timeout)
 
     def give(self, item: T) -> T | None:
-        """Put ``item`` into the hands of the one who waits longest, or else among the idle.
+        """Put ``item`` among the idle, and hand one of them to each who waits, first come, first served.
 
         Returns:
             An idle item that is one too many: the caller closes it and gives its slot back.
 
         """
-        while self._waiters:
-            try:
-                waiter = self._waiters.popleft()
-            except IndexError:  # it gave up, or was served, between our two looks
-                break
-            if waiter.serve(item):
-                return None
         self.idle.append(item)
-        if self._waiters:
+        return self.settle()
+
+    def settle(self) -> T | None:
+        """Serve those who wait, now that there is something idle.
+
+        Returns:
+            An idle item that is one too many, as ``give`` does.
+
+        """
+        if self.waiters:
             self._serve()
-        if len(self.idle) > self._most:
+        if len(self.idle) > self.most:
             try:
                 return self.idle.pop()
             except IndexError:  # taken in the meantime
@@ -227,7 +229,7 @@ class Queue(Generic[T]):
         if too_old(item):
             return item
         self.idle.appendleft(item)  # another thread took the old one between our look and our grasp
-        if self._waiters:
+        if self.waiters:
             self._serve()
         return None
 
@@ -246,7 +248,7 @@ class Queue(Generic[T]):
     def _slot_is_free(self, slot: Slot) -> None:
         if self.capacity is not None:
             self._free.append(slot)
-            if self._waiters:
+            if self.waiters:
                 self._serve()
 
     def _serve(self) -> None:
@@ -254,7 +256,7 @@ class Queue(Generic[T]):
         given: T | Slot | None = None
         while True:
             try:
-                waiter = self._waiters.popleft()
+                waiter = self.waiters.popleft()
             except IndexError:
                 if given is not None:  # meant for one who is no longer there
                     self._put_back(given)
@@ -269,7 +271,7 @@ class Queue(Generic[T]):
                     given = None
                 continue
             # Back to the head of the line; and since it was not in line for a moment, look again.
-            self._waiters.appendleft(waiter)
+            self.waiters.appendleft(waiter)
             if not self.idle and not self._free:
                 return
 
@@ -278,7 +280,7 @@ class Queue(Generic[T]):
         started = time.monotonic()
         deadline = None if timeout is None else started + timeout
         try:
-            self._waiters.append(waiter)
+            self.waiters.append(waiter)
             self._serve()
             remaining = None if timeout is None else max(0.0, timeout)
             while not waiter.wait(remaining):
@@ -291,7 +293,7 @@ class Queue(Generic[T]):
             self._leave(waiter)
             if waiter.given is not None:
                 self._put_back(waiter.given)
-                if self._waiters:
+                if self.waiters:
                     self._serve()
             raise
         finally:
@@ -303,10 +305,10 @@ class Queue(Generic[T]):
         """Step out of the line, unless somebody is just serving us: then take what comes."""
         for _ in range(2):
             try:
-                self._waiters.remove(waiter)
+                self.waiters.remove(waiter)
             except ValueError:
                 # Another thread has taken us out of the line. It is about to hand something over, or to put us back.
-                if waiter.settle(_HAND_OVER):
+                if waiter.expect(_HAND_OVER):
                     return
             else:
                 return

@@ -46,7 +46,7 @@ _NotWrappedError.__module__ = InheritedConnectionError.__module__
 class Record(_ConnectionRecord):
     """A place in the pool. Belongs to the process that made it, as its connection and its queue do."""
 
-    __slots__ = ("_slot", "came_back", "driver", "holder", "is_idle", "life", "luck", "ownership", "ready")
+    __slots__ = ("_slot", "came_back", "driver", "echo", "is_idle", "life", "luck", "ownership", "ready", "ticket")
 
     #: The pool's life in the process that made this record; its queue is where the record goes back to.
     life: Life
@@ -62,9 +62,11 @@ class Record(_ConnectionRecord):
     ownership: Ownership | None
     #: From 0 to 1: how much of ``recycle_jitter`` falls to this connection.
     luck: float
-    #: ``id()`` of the fairy that has this record checked out, else 0. An id, because the record must not keep a
-    #: forgotten fairy alive; exact, because the fairy is alive whenever it compares.
-    holder: int
+    #: Whether the pool's log is to hear of this checkout.
+    echo: bool
+    #: Which of the pool's checkouts this record is out for, else 0. A fairy whose ticket it is not has nothing to give
+    #: back: the record was taken from it, or belongs to somebody else by now.
+    ticket: int
 
     def __init__(self, pool: ForkSafePool, life: Life, slot: Slot) -> None:
         self.life = life
@@ -72,7 +74,8 @@ class Record(_ConnectionRecord):
         self._slot = slot
         self.ownership = None
         self.came_back = self.luck = 0.0
-        self.holder = 0
+        self.ticket = 0
+        self.echo = False
         super().__init__(pool)  # connects
 
     def own(self, driver_connection: object) -> None:
@@ -95,29 +98,28 @@ class Record(_ConnectionRecord):
     @property
     def in_use(self) -> bool:
         """Whether the connection is checked out."""
-        return self.holder != 0
+        return self.ticket != 0
 
     def checkin(self, _fairy_was_created: bool = True) -> None:  # noqa: FBT001, FBT002 - SQLAlchemy's signature
         """Run what is due when a checkout ends, and give the record back."""
-        if self.holder == 0 and _fairy_was_created:
-            return super().checkin(_fairy_was_created)  # warns about the second checkin
-        self.holder = 0
-        self.life.out.discard(self)
-        callbacks = self.finalize_callback
-        while callbacks:
-            callback = callbacks.pop()
+        life = self.life
+        if self.ticket == 0 and _fairy_was_created:
+            super().checkin(_fairy_was_created)  # warns about the second checkin
+            return
+        self.ticket = 0
+        life.out.pop(self, None)
+        while self.finalize_callback:
+            callback = self.finalize_callback.pop()
             if self.dbapi_connection is not None:
                 callback(self.dbapi_connection)
-        events = self.life.dispatch.checkin
-        if events.listeners or events.parent_listeners:
-            events(self.dbapi_connection, self)
-        if self.life.attentive:
-            self.life.pool.look_after(self)
+        if life.checkin_listeners or life.checkin_listeners_of_all:
+            life.pool.dispatch.checkin(self.dbapi_connection, self)
+        if life.attentive:
+            life.pool.look_after(self)
         # The record knows its queue, so one that was inherited cannot come back into the wrong process's pool.
-        surplus = self.life.queue.give(self)
+        surplus = life.queue.give(self)
         if surplus is not None:
             surplus.retire()
-        return None
 
     def close(self) -> None:
         """Close the connection, if it is this process's own."""
@@ -172,25 +174,28 @@ class Fairy(_ConnectionFairy):
     ``InheritedConnectionError``, and everything that would give it back does nothing.
     """
 
-    __slots__ = ("_connection", "_life", "_ownership")
+    __slots__ = ("_connection", "_life", "_ownership", "_ticket")
 
     #: The driver's connection; None once it is given back. ``dbapi_connection`` is the guarded way to it.
     _connection: Any
     #: The pool's life in the process that checked this connection out.
     _life: Life
+    #: The number of this checkout.
+    _ticket: int
     #: Set when the connection is detached; until then the record has it.
     _ownership: Ownership
 
-    def __init__(self, pool: ForkSafePool, life: Life, record: Record, echo: bool) -> None:  # noqa: FBT001
-        # SQLAlchemy's own __init__ is left out: it would register a weakref finalizer.
-        self._life = life
-        self._pool = pool
-        self._counter = 0
-        self._connection = record.dbapi_connection
-        self._connection_record = record
-        self._echo = echo
-        record.holder = id(self)
-        life.out.add(record)
+    #: SQLAlchemy's own would register a weakref finalizer; ``ForkSafePool.connect`` fills the slots in.
+    __init__ = object.__init__
+
+    @property
+    def _echo(self) -> bool:  # type: ignore[override]
+        record: Any = self._connection_record
+        return self._life.pool._should_log_debug() if record is None else record.echo
+
+    @property
+    def _pool(self) -> ForkSafePool:  # type: ignore[override]
+        return self._life.pool
 
     def __del__(self) -> None:
         record: Any = self._connection_record
@@ -198,12 +203,12 @@ class Fairy(_ConnectionFairy):
             return  # given back, or detached
         if not self._life.page[0]:
             _fork.current()
-        elif record.holder == id(self):  # forgotten
+        elif record.ticket == self._ticket:  # forgotten
             self._connection = record.dbapi_connection  # None if the record was invalidated behind our back
             if self._life.is_async and self._connection is not None:
                 self._drop_forgotten(record)
             else:
-                self._checkin()
+                self.close()
 
     # -- using it ------------------------------------------------------------------------------------------------
 
@@ -258,6 +263,8 @@ class Fairy(_ConnectionFairy):
             _fork.current()
 
     def __getattr__(self, key: str) -> Any:  # noqa: ANN401 - whatever the driver has
+        if key in Fairy.__slots__:  # interrupted while it was being made
+            raise AttributeError(key)
         if not self._life.page[0]:
             self.refuse_if_inherited()
         return getattr(self._connection, key)
@@ -279,53 +286,69 @@ class Fairy(_ConnectionFairy):
         """Whether this still refers to a connection that this process may use."""
         return self._connection is not None and bool(self._life.page[0])
 
-    def close(self) -> None:
-        """Give the connection back to the pool; nothing in a process that did not check it out."""
-        self._counter -= 1
-        if self._counter == 0:
-            self._checkin()
+    def close(self, transaction_reset: bool = False) -> None:  # noqa: C901, FBT001, FBT002 - the hot path; SQLAlchemy's signature
+        """Give the connection back to the pool; nothing in a process that did not check it out.
 
-    def _close_special(self, transaction_reset: bool = False) -> None:  # noqa: FBT001, FBT002 - SQLAlchemy's signature
-        self._counter -= 1
-        if self._counter == 0:
-            self._checkin(transaction_reset)
+        Args:
+            transaction_reset: there is no transaction left to roll back.
 
-    def _checkin(self, transaction_was_reset: bool = False) -> None:  # noqa: FBT001, FBT002 - SQLAlchemy's signature
-        life = self._life
+        """
+        # ``self`` is looked at as little as can be: with a ``__getattr__`` in its class, CPython 3.11 takes four times
+        # as long for it.
+        record: Any = self._connection_record
+        if record is None or record.ticket != self._ticket:
+            self._close_apart(transaction_reset)
+            return
+        life = record.life
         if not life.page[0]:
             _fork.current()
             return
-        record: Any = self._connection_record
         connection = self._connection
-        if connection is not None and record is None:
-            self._close_detached(transaction_was_reset)
-            return
-        if connection is not None:
-            pool: Any = self._pool
+        if connection is not None:  # None if it was invalidated
             try:
-                events = life.dispatch.reset
-                if (
-                    self._echo
-                    or not life.resets_plainly
-                    or "do_rollback" in life.dialect_attributes  # replaced on the instance
-                    or events.listeners
-                    or events.parent_listeners
-                ):
-                    if self._echo:
-                        pool.logger.debug("Connection %r being returned to pool", connection)
-                    self._reset(pool, transaction_was_reset, terminate_only=False, asyncio_safe=True)
-                elif not transaction_was_reset and not (record.is_idle is not None and record.is_idle(connection)):
+                if record.echo or "do_rollback" in life.reset_by or life.reset_listeners or life.reset_listeners_of_all:
+                    self._reset_carefully(transaction_reset)
+                    record.echo = False
+                elif not transaction_reset and (record.is_idle is None or not record.is_idle(connection)):
                     connection.rollback()
             except BaseException as error:
-                pool.logger.exception("Exception during reset or similar")
+                life.pool.logger.exception("Exception during reset or similar")
                 if not isinstance(error, Exception):
                     self._connection = self._connection_record = None
                     record._checkin_failed(error)
                     raise
                 record.invalidate(e=error)
-        self._connection = self._connection_record = None
-        if record is not None and record.holder == id(self):
+        if life.attentive or record.finalize_callback or life.checkin_listeners or life.checkin_listeners_of_all:
             record.checkin()
+        else:
+            record.ticket = 0
+            del life.out[record]
+            life.put_idle(record)
+            if life.waiters or len(life.idle) > life.most:
+                surplus = life.queue.settle()
+                if surplus is not None:
+                    surplus.retire()
+        self._connection = self._connection_record = None
+
+    _close_special = close
+
+    def _checkin(self, transaction_was_reset: bool = False) -> None:  # noqa: FBT001, FBT002 - SQLAlchemy's signature
+        self.close(transaction_was_reset)
+
+    def _reset_carefully(self, transaction_was_reset: bool) -> None:  # noqa: FBT001 - as its caller
+        pool: Any = self._pool
+        if self._echo:  # of the checkout
+            pool.logger.debug("Connection %r being returned to pool", self._connection)
+        self._reset(pool, transaction_was_reset, terminate_only=False, asyncio_safe=True)
+
+    def _close_apart(self, transaction_was_reset: bool) -> None:  # noqa: FBT001 - as its caller
+        """Close what is not checked out: it was given back already, or detached."""
+        if not self._life.page[0]:
+            _fork.current()
+        elif self._connection_record is None and self._connection is not None:
+            self._close_detached(transaction_was_reset)
+        else:
+            self._connection = self._connection_record = None
 
     def _drop_forgotten(self, record: Record) -> None:
         """Give up an asyncio connection that was never given back: a finalizer cannot await its rollback."""
@@ -387,8 +410,8 @@ class Fairy(_ConnectionFairy):
         if not self._life.page[0]:
             _fork.current()
             return
-        record.holder = 0
-        self._life.out.discard(record)
+        record.ticket = 0
+        self._life.out.pop(record, None)
         if self._life.leaks is not None:
             self._life.leaks.came_back(record)  # what is detached is nobody's leak, and the record goes to others
         self._ownership = record.ownership

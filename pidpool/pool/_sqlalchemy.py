@@ -1,4 +1,4 @@
-"""What pidpool uses of SQLAlchemy that SQLAlchemy does not promise. The rest of this room takes it from here.
+"""What pidpool uses of SQLAlchemy (and of ``logging``) that it does not promise. The rest of this room takes it here.
 
 Checked against SQLAlchemy 2.0.58 and 2.1.9. ``tests/pool/test_private_names.py`` looks at each of
 these names and says what is missing when one has changed.
@@ -23,7 +23,7 @@ from sqlalchemy.pool.base import (
 from sqlalchemy.util import await_only
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = [
     "PRIVATE_ATTRIBUTES",
@@ -39,6 +39,8 @@ __all__ = [
     "await_only",
     "forget_event_locks",
     "guard_begin",
+    "known_levels",
+    "listeners",
     "reset_commit",
     "reset_rollback",
     "rolls_back_plainly",
@@ -91,6 +93,25 @@ def streams_adapted(cursor: Any) -> bool:  # noqa: ANN401 - an adapter for a cur
     """Tell whether an asyncio cursor reads its rows from the server as they are asked for."""
     # SQLAlchemy 2.0 marks some of its adapters by their name alone.
     return bool(getattr(cursor, "server_side", False)) or type(cursor).__name__.endswith("_ss_cursor")
+
+
+def listeners(pool: Pool, event: str) -> tuple[Sequence[object], Sequence[object]]:
+    """Return the listeners to an event of this pool, and those to the event of its class: both live, both may be kept.
+
+    The first is SQLAlchemy's own list, made before there is anybody to put in, so that it need not be replaced then.
+    """
+    collection: Any = getattr(pool.dispatch, event).for_modify(pool.dispatch)
+    return collection.listeners, collection.parent_listeners
+
+
+def known_levels(logger: Any) -> Mapping[int, bool]:  # noqa: ANN401 - a Logger, or SQLAlchemy's own
+    """Return the answers of ``logger.isEnabledFor`` that the logger has at hand: live, and empty when levels change.
+
+    SQLAlchemy asks at every checkout. ``logging.Logger`` has kept its answers in this dict since Python 3.7; where
+    there is none (with ``echo``), there is no answer, and one asks.
+    """
+    levels: Mapping[int, bool] = getattr(logger, "_cache", {})
+    return levels
 
 
 def forget_event_locks(pool: Pool) -> None:

@@ -57,7 +57,7 @@ class TaskWaiter(Generic[T]):
             await_only(asyncio.wait([self._future], timeout=seconds))
         return self.given is not None
 
-    def settle(self, seconds: float) -> bool:
+    def expect(self, seconds: float) -> bool:
         """Hold the loop up for a moment: a task that is cancelled, or finalized, cannot await."""
         deadline = time.monotonic() + seconds
         while self.given is None and time.monotonic() < deadline:
@@ -126,7 +126,7 @@ class AsyncRecord(Record):
         """Drop the connection as broken, if it is this process's own; without awaiting, if it is another loop's."""
         if self._is_abroad and not soft and not self.inherited:
             self.life.invalidations += 1
-            self.life.dispatch.invalidate(self.dbapi_connection, self, e)
+            self.life.pool.dispatch.invalidate(self.dbapi_connection, self, e)
             self._leave()
         else:
             super().invalidate(e, soft)
@@ -134,8 +134,8 @@ class AsyncRecord(Record):
     def _leave(self) -> None:
         """Let go of a connection whose event loop is not this one: nothing can be awaited there."""
         self.finalize_callback.clear()
-        if self.life.dispatch.close:
-            self.life.dispatch.close(self.dbapi_connection, self)
+        if self.life.pool.dispatch.close:
+            self.life.pool.dispatch.close(self.dbapi_connection, self)
         self.abort()
         self.dbapi_connection = self.ownership = None
         self.ready = False

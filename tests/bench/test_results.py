@@ -160,3 +160,18 @@ def test_bars_are_as_long_as_their_values_and_stay_inside() -> None:
     assert widths[1] == pytest.approx(2 * widths[0], abs=0.2)
     width = float(root.attrib["width"])
     assert all(0 <= float(element.attrib.get("x", 0)) < width for element in root.iter())
+
+
+def test_a_comparison_says_what_the_changes_come_to_and_what_else_was_different() -> None:
+    before, after = results(ours=steady(1.0)), results(ours=steady(1.5))
+    after.settings = replace(after.settings, load=Load(duration=2.0), versions={"pidpool": "2", "python": "3.13"})
+    comparison = Comparison.of(before, after)
+    assert comparison.summary().startswith("Of 3 figures 3 became worse and 0 better")
+    assert comparison.differences == (
+        "sqlalchemy was 2.1, and is none",
+        "python was 3.11, and is 3.13",
+        "kernel was Linux 6, and is none",
+        "duration was 0.5, and is 2.0",
+    )
+    same = Comparison.of(before, before)
+    assert (same.summary(), same.differences) == ("None of 3 figures has changed significantly.", ())

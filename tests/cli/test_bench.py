@@ -49,8 +49,12 @@ def test_settings_come_first_and_then_figures_and_sentences(run: Run) -> None:
     output = run.result.stdout
     order = [output.index(words) for words in ("target", "2 of 0.05 s", "spread", "query: pidpool took")]
     assert order == sorted(order)
+    settings, figures = output.split("workload  pool", 1)
+    assert "\nfork " in settings, "its load"
+    assert "\nstorm " not in settings, "it was not asked for"
+    assert "wrong  errors" in figures
     assert [
-        line.split()[:2] for line in output.splitlines() if line.startswith(("checkout  ", "query  ", "fork  "))
+        line.split()[:2] for line in figures.splitlines() if line.startswith(("checkout  ", "query  ", "fork  "))
     ] == [[workload, pool] for workload in ("checkout", "query", "fork") for pool in ("pidpool", "queuepool")]
 
 

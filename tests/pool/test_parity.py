@@ -216,17 +216,6 @@ def last_in_first_out(scene: Scene) -> None:
 
 
 @story()
-def checked_out_again_by_its_holder(scene: Scene) -> None:
-    connection = scene.connect()
-    again = connection._checkout_existing()
-    scene.note(again is connection)
-    connection.close()
-    scene.counts()
-    connection.close()
-    scene.counts()
-
-
-@story()
 def checked_in_twice(scene: Scene) -> None:
     connection = scene.connect()
     record = connection._connection_record

@@ -120,6 +120,8 @@ def test_an_overridden_method_takes_what_sqlalchemys_takes(
     mine, other = parameters(ours), parameters(theirs)
     if theirs.__name__ in LOOSER:
         assert len(mine) == len(other)
+    elif theirs.__name__ == "close":  # ours is _close_special as well
+        assert mine[: len(other)] == other
     else:
         assert mine == other
 

@@ -1,7 +1,9 @@
 """Make sure that this machine has what the tests cannot get from PyPI.
 
-tox runs it before the tests. It uses the standard library only. On Debian and its kin, as root, it installs
-what is missing; elsewhere it says how and fails. It chooses packages that start no service.
+    python tests/servers/provision.py [guard]
+
+tox runs it before the tests, and before benchmarks/guard.py. It uses the standard library only. On Debian and its
+kin, as root, it installs what is missing; elsewhere it says how and fails. It chooses packages that start no service.
 """
 
 from __future__ import annotations
@@ -67,9 +69,12 @@ NEEDS = (
 )
 
 
-def missing() -> list[Need]:
+GUARD_NEEDS = (Need("valgrind, to count instructions", lambda: has("valgrind"), ("valgrind",)),)
+
+
+def missing(needs: Iterable[Need]) -> list[Need]:
     """Return the needs that this machine does not meet."""
-    return [need for need in NEEDS if not need.is_met()]
+    return [need for need in needs if not need.is_met()]
 
 
 def install(packages: Iterable[str]) -> None:
@@ -82,30 +87,30 @@ def install(packages: Iterable[str]) -> None:
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
 
 
-def main() -> int:
+def main(needs: tuple[Need, ...]) -> int:
     """Provide what is missing; return the exit code."""
-    lacking = missing()
+    lacking = missing(needs)
     if not lacking:
         return 0
     packages = [package for need in lacking for package in need.debian_packages]
     whats = "; ".join(need.what for need in lacking)
     if has("apt-get") and os.geteuid() == 0:
-        sys.stderr.write(f"The tests need {whats}. Installing {' '.join(packages)} ...\n")
+        sys.stderr.write(f"This machine lacks {whats}. Installing {' '.join(packages)} ...\n")
         install(packages)
-        lacking = missing()
+        lacking = missing(needs)
         if not lacking:
             return 0
     how = f"sudo apt-get update && sudo apt-get install --no-install-recommends {' '.join(packages)}"
     if not has("apt-get"):
         how = f"your package manager; what Debian calls {' '.join(packages)}"
-        if sys.platform == "darwin":
+        if sys.platform == "darwin" and needs is NEEDS:
             how = "brew install mariadb openssl pkg-config"
     whats = "; ".join(need.what for need in lacking)
-    sys.stderr.write(f"The tests need {whats}, which this machine lacks. Install it with:\n    {how}\n")
+    sys.stderr.write(f"This machine lacks {whats}. Install it with:\n    {how}\n")
     return 1
 
 
 if __name__ == "__main__":
     with Path(tempfile.gettempdir(), "pidpool-provision.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # tox may run several environments at once
-        sys.exit(main())
+        sys.exit(main(GUARD_NEEDS if sys.argv[1:] == ["guard"] else NEEDS))
