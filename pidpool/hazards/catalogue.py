@@ -32,6 +32,7 @@ class Hazard:
         scenario: the function that provokes it.
         controls: driver -> name of a subject that is known to fail here ("*": every other driver). A row that
             nobody fails would prove nothing.
+        makes_loops: its scenario runs event loops of its own, also where the driver is not asyncio's.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Hazard:
     advice: str
     scenario: Scenario = field(repr=False)
     controls: Mapping[str, str]
+    makes_loops: bool = False
 
     @property
     def source(self) -> str:
@@ -64,8 +66,14 @@ CATALOGUE: dict[str, Hazard] = {}
 """Every hazard, in the order in which people should read them."""
 
 
-def enters(
-    name: str, *, title: str, promise: str, advice: str, controls: Mapping[str, str] | None = None
+def enters(  # noqa: PLR0913 - the fields of a Hazard
+    name: str,
+    *,
+    title: str,
+    promise: str,
+    advice: str,
+    controls: Mapping[str, str] | None = None,
+    makes_loops: bool = False,
 ) -> Callable[[Scenario], Scenario]:
     """Enter the decorated scenario into the catalogue; its docstring is the story.
 
@@ -75,12 +83,14 @@ def enters(
         promise: completes "the parent must ...".
         advice: what to do about it.
         controls: by default QueuePool fails with every driver.
+        makes_loops: as there.
 
     """
 
     def enter(scenario: Scenario) -> Scenario:
         story = " ".join((inspect.getdoc(scenario) or "").split())
-        CATALOGUE[name] = Hazard(name, title, promise, story, advice, scenario, controls or {"*": "queuepool"})
+        failing = controls or {"*": "queuepool"}
+        CATALOGUE[name] = Hazard(name, title, promise, story, advice, scenario, failing, makes_loops)
         return scenario
 
     return enter

@@ -161,7 +161,7 @@ def _encrypted_witness(stage: Stage) -> Witness:
     arguments = stage.dialect.tls_arguments(stage.driver)
     try:
         witness = stage.witness(connect_args=arguments)
-    except exc.DBAPIError as error:
+    except (exc.DBAPIError, OSError) as error:  # asyncpg's own is a ConnectionError
         if stage.subject.adjustable:
             raise Skip("the server offers no TLS") from error
         raise

@@ -12,11 +12,12 @@ import select
 import signal
 import time
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
+from . import loops
 from .backends import rows_of, scalar
 from .errors import Hang, Lost, Skip, summary
 from .proxy import RecordingProxy
@@ -74,23 +75,30 @@ class Stage:
         """How many forks lie between the process that started and this one."""
         self.forked = False
         """Whether there has been a child yet."""
+        self.inside_loop = False
+        """Whether the scenario runs in a greenlet of an event loop, as it must with an asyncio driver."""
         self.engines: list[Engine] = []
         self.noise = ""
         """What the proxy saw on the parent's connections; reported if nothing worse comes to light."""
         self._report = report
-        self._url = target.url
-        self._observing = create_engine(target.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        self.url = target.url
+        """Where engines connect to: the server, or a proxy before it."""
+        self._observing = loops.engine(target.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
         self._proxy: RecordingProxy | None = None
         address = server_address(target.url) if target.proxied else None
         if address is not None:
             self._proxy = RecordingProxy(*address)
-            self._url = through(self._proxy, target.url)
+            self.url = through(self._proxy, target.url)
 
     # Engines and witnesses
 
     def engine(self, **options: Any) -> Engine:  # noqa: ANN401 - create_engine's own options
         """Return a new engine of the pool under test; `options` are those of `create_engine`."""
-        engine = self.subject.build(self._url, **options)
+        return self.engine_at(self.url, **options)
+
+    def engine_at(self, url: str, **options: Any) -> Engine:  # noqa: ANN401 - as above
+        """As `engine`, for a URL with another driver."""
+        engine = self.subject.build(url, **options)
         self.engines.append(engine)
         return engine
 
@@ -122,6 +130,11 @@ class Stage:
     def token() -> str:
         """Return a text that occurs nowhere else."""
         return secrets.token_hex(8)
+
+    def need_threads(self) -> None:
+        """Skip the rest where connections are not for threads."""
+        if self.inside_loop:
+            raise Skip("an asyncio engine serves the tasks of an event loop, not threads")
 
     # Children
 
@@ -208,10 +221,11 @@ class Stage:
         signal.setitimer(signal.ITIMER_REAL, limit + 1)
         answer: dict[str, Any] = {}
         try:
-            if self.subject.in_child is not None:
-                for engine in self.engines:
-                    self.subject.in_child(engine)
-            answer["value"] = action()
+            if self.inside_loop:
+                # The loop that the parent runs is the parent's.
+                answer["value"] = loops.in_loop(lambda: self._begin_and(action))
+            else:
+                answer["value"] = self._begin_and(action)
             if self.noise:
                 answer["Lost"] = self.noise
         except (Lost, Hang, Skip) as finding:
@@ -222,6 +236,17 @@ class Stage:
             answer["Lost"] = f"the child failed: {summary(error)}"
         os.write(writing, json.dumps(answer).encode() + b"\n")
         os.close(writing)
+
+    def _begin_and(self, action: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever the action returns
+        """Do first thing what the recipe under test tells children to do."""
+        recipe = self.subject.in_child
+        if recipe is not None:
+            for engine in self.engines:
+                if engine.dialect.is_async and not self.inside_loop:
+                    loops.in_loop(partial(recipe, engine))
+                else:
+                    recipe(engine)
+        return action()
 
     def _heard(self, noise: str) -> None:
         self.noise = self.noise or noise

@@ -5,23 +5,27 @@ from __future__ import annotations
 import os
 import secrets
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import create_engine, exc
+from sqlalchemy import exc
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
+from . import loops
 from .backends import BACKENDS, PACKAGES, scalar
 from .errors import TargetError, summary
 from .proxy import RecordingProxy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from sqlalchemy.engine import URL
     from typing_extensions import Self
 
     from .backends import Backend
+
+T = TypeVar("T")
 
 _CONNECT_SECONDS = 10
 
@@ -50,7 +54,7 @@ class Target:
     backend: str
     """"postgresql" or "mysql" (which stands for MariaDB, too)."""
     driver: str
-    """"psycopg", "psycopg2", "pg8000", "pymysql" or "mysqlclient"."""
+    """A key of `PACKAGES`."""
     server_version: str
     namespace: str
     """The schema (PostgreSQL) or the prefix of the tables (MySQL, MariaDB) in which the audit works."""
@@ -222,13 +226,31 @@ def _passes_a_proxy(url: URL, dialect: Backend) -> bool:
 
 
 def _ask(url: URL, statement: str, arguments: dict[str, Any]) -> object:
-    engine = create_engine(url, poolclass=NullPool, connect_args=arguments)
-    with engine.connect() as connection:
-        return scalar(connection, statement)
+    engine = loops.engine(url, poolclass=NullPool, connect_args=arguments)
+
+    def ask() -> object:
+        with engine.connect() as connection:
+            return scalar(connection, statement)
+
+    return _translated(url, ask)
 
 
 def _execute(url: URL, statements: tuple[str, ...]) -> None:
-    engine = create_engine(url, poolclass=NullPool)
-    with engine.begin() as connection:
-        for statement in statements:
-            connection.exec_driver_sql(statement)
+    engine = loops.engine(url, poolclass=NullPool)
+
+    def execute() -> None:
+        with engine.begin() as connection:
+            for statement in statements:
+                connection.exec_driver_sql(statement)
+
+    _translated(url, execute)
+
+
+def _translated(url: URL, action: Callable[[], T]) -> T:
+    """Call `action` where the driver works. SQLAlchemy lets some of asyncio drivers' errors through as they are."""
+    try:
+        return loops.where_it_works(url, action)
+    except exc.SQLAlchemyError:
+        raise
+    except Exception as error:
+        raise exc.OperationalError(None, None, error) from error
