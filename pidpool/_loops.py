@@ -13,6 +13,7 @@ resume it. Freed, it would unwind: roll back, cancel, close.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import socket
@@ -40,12 +41,12 @@ class Home:
 
     """
 
-    __slots__ = ("__weakref__", "_epoll", "_generation", "_separated", "_wakers", "loop")
+    __slots__ = ("__weakref__", "_epoll", "_generation", "_pipe", "_separated", "loop")
 
     loop: asyncio.AbstractEventLoop
     #: The descriptors to replace in a child, with what they were when the loop was met.
     _epoll: tuple[int, Identity] | None
-    _wakers: tuple[tuple[int, Identity], ...]
+    _pipe: tuple[tuple[int, Identity], ...]
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -55,7 +56,7 @@ class Home:
         selector, reading, writing = (getattr(loop, name, None) for name in ("_selector", "_ssock", "_csock"))
         self._epoll = _noted(selector)
         pipe = (_noted(reading), _noted(writing))
-        self._wakers = tuple(end for end in pipe if end is not None)
+        self._pipe = tuple(end for end in pipe if end is not None)
         _fork.register(self)
 
     def after_fork(self) -> None:
@@ -67,7 +68,7 @@ class Home:
         try:
             pin(asyncio.all_tasks(self.loop))
             if self._epoll is not None and not self.loop.is_closed():
-                _separate(self._epoll, self._wakers)
+                _separate(self._epoll, self._pipe)
         except (MemoryError, RecursionError):
             self._separated = False
             raise  # not for ever: see _fork
@@ -108,40 +109,53 @@ def _noted(thing: Any) -> tuple[int, Identity] | None:  # noqa: ANN401 - a selec
         return None
 
 
-def _separate(epoll: tuple[int, Identity], wakers: tuple[tuple[int, Identity], ...]) -> None:
-    """Put a new epoll and a new self-pipe in the place of the owner's; or a dead end, where that fails."""
-    made: list[Any] = []
+def _separate(epoll: tuple[int, Identity], pipe: tuple[tuple[int, Identity], ...]) -> None:
+    """Put a new epoll and a new self-pipe in the place of the owner's; or a dead end, where that fails.
+
+    The old ones are closed first, so that there is room for the new ones even at the descriptor limit. Nobody else can
+    take their numbers at fork, where a child has one thread.
+    """
+    ends = [number for number, identity in pipe if _is_still(number, identity)]
+    number, identity = epoll
+    if len(ends) != len(pipe) or not _is_still(number, identity):
+        return
     try:
-        made = [select.epoll(), *socket.socketpair()]
-        for end in made[1:]:
-            end.setblocking(False)  # noqa: FBT003 - its only parameter
-    except (AttributeError, OSError):  # at the descriptor limit; or not Linux, where a child inherits no kqueue
-        pass
-    replaced = [
-        _replace(old, new.fileno() if made else None)
-        for old, new in zip((epoll, *wakers), made or [None] * (1 + len(wakers)), strict=False)
-    ]
+        os.close(number)
+        made = select.epoll()
+        if made.fileno() == number:
+            pin(made)  # which would close it
+        else:
+            os.dup2(made.fileno(), number, inheritable=False)
+        _replace_pipe(ends)
+        # asyncio believes the reading end to be registered; so it must be, or it never hears of its own threads.
+        made.register(ends[0], select.EPOLLIN)
+        if made.fileno() != number:
+            made.close()
+    except (AttributeError, IndexError, OSError):  # no more of them in this system; or a loop without a pipe
+        source = dead_end()
+        for taken in (number, *ends):
+            if source is not None:
+                with contextlib.suppress(OSError):
+                    os.dup2(source, taken, inheritable=False)
+
+
+def _replace_pipe(ends: list[int]) -> None:
+    for end in ends:
+        os.close(end)
+    made = []
+    for new in socket.socketpair():
+        new.setblocking(False)  # noqa: FBT003 - its only parameter
+        made.append(new.detach())
+    # Which end is which makes no difference: both can be read and written.
+    missing = [end for end in ends if end not in made]
+    for extra in [new for new in made if new not in ends]:
+        os.dup2(extra, missing.pop(), inheritable=False)
+        os.close(extra)
+
+
+def _is_still(number: int, identity: Identity) -> bool:
+    """Tell whether a descriptor is what it was: daemonizers close them all, and numbers are reused."""
     try:
-        if made and len(replaced) > 1 and all(replaced):
-            # asyncio believes the reading end to be registered; so it must be, or it never hears of its own threads.
-            made[0].register(wakers[0][0], select.EPOLLIN)
+        return Identity.of(number) == identity
     except OSError:
-        pass
-    finally:
-        for new in made:
-            new.close()
-
-
-def _replace(old: tuple[int, Identity], new: int | None) -> bool:
-    """Put ``new`` in the place of a descriptor, if that is still what it was; None for the dead end."""
-    descriptor, identity = old
-    try:
-        if Identity.of(descriptor) != identity:
-            return False
-        source = dead_end() if new is None else new
-        if source is None:
-            return False
-        os.dup2(source, descriptor, inheritable=False)
-    except OSError:  # closed since, as daemonizers do
         return False
-    return True

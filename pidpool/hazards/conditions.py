@@ -71,11 +71,11 @@ def descriptors(stage: Stage) -> None:
     witness = stage.witness()
 
     def starve() -> None:
-        stage.is_refused(lambda: stage.use(witness.engine))
+        stage.is_refused(lambda: stage.awaited(lambda: stage.use(witness.engine)))
         stage.is_refused(witness.held.close)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft + 100, hard), hard))
-        stage.use(witness.engine, witness.capacity)
+        stage.awaited(lambda: stage.use(witness.engine, witness.capacity))
 
     stage.child(starve, starving=True)
     witness.check("the child was at its descriptor limit")

@@ -13,7 +13,7 @@ import signal
 import time
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from sqlalchemy.pool import NullPool
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .subjects import Subject
     from .target import Target
 
+T = TypeVar("T")
 How = Literal["fork", "hookless", "multiprocessing"]
 Leave = Literal["os._exit", "sys.exit", "exception", "SIGKILL"]
 
@@ -206,12 +207,12 @@ class Stage:
                 pid = os.fork() if how == "fork" else ctypes.PyDLL(None).fork()
                 if pid == 0:
                     os.close(reading)
-                    self._live(action, writing, limit)
+                    self._live(action, writing, limit, starving=starving)
                     _leave(leave)
         os.close(writing)
         return Child(pid, reading, limit, expected=_STATUS[leave])
 
-    def _live(self, action: Callable[[], Any], writing: int, limit: float) -> None:
+    def _live(self, action: Callable[[], Any], writing: int, limit: float, *, starving: bool = False) -> None:
         """Be the child: run the recipe under test, then `action`, and answer."""
         self.depth += 1
         depth = self.depth
@@ -221,11 +222,10 @@ class Stage:
         signal.setitimer(signal.ITIMER_REAL, limit + 1)
         answer: dict[str, Any] = {}
         try:
-            if self.inside_loop:
-                # The loop that the parent runs is the parent's.
-                answer["value"] = loops.in_loop(lambda: self._begin_and(action))
+            if starving:  # there is no descriptor for an event loop
+                answer["value"] = self._begin(action)
             else:
-                answer["value"] = self._begin_and(action)
+                answer["value"] = self.awaited(lambda: self._begin(action))
             if self.noise:
                 answer["Lost"] = self.noise
         except (Lost, Hang, Skip) as finding:
@@ -237,8 +237,12 @@ class Stage:
         os.write(writing, json.dumps(answer).encode() + b"\n")
         os.close(writing)
 
-    def _begin_and(self, action: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever the action returns
-        """Do first thing what the recipe under test tells children to do."""
+    def awaited(self, action: Callable[[], T]) -> T:
+        """Let a child call `action` where its engines work: not in the parent's event loop, if there is one."""
+        return loops.in_loop(action) if self.inside_loop else action()
+
+    def _begin(self, action: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever the action returns
+        """Do first what the recipe under test tells children to do."""
         recipe = self.subject.in_child
         if recipe is not None:
             for engine in self.engines:
