@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib.util
-import os
+import time
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import exc
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 #: An asyncio driver for each kind of server, where the audit was given another one.
 _COUNTERPARTS = {"postgresql": ("asyncpg", "psycopg_async"), "mysql": ("aiomysql",)}
 _MODULES = {"psycopg_async": "psycopg"}
+_NAP = 0.05  # Seconds that a thread works, so that the loop has fallen asleep when the thread wakes it.
 _UNDER_WAY = 0.3  # Seconds of a query that is under way while children come and go; how many does not matter.
 
 
@@ -137,7 +138,7 @@ class _Parent:
             raise Lost(f"the parent's connection broke: {summary(error)} (the child {deed})") from error
         if session != self.session:
             raise Lost(f"the parent's session is gone (the child {deed})")
-        await asyncio.get_running_loop().run_in_executor(None, os.getpid)
+        await asyncio.get_running_loop().run_in_executor(None, time.sleep, _NAP)
 
     async def use(self) -> None:
         """Query on a connection of the pool's."""

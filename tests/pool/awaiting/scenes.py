@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -43,13 +44,15 @@ class Scene:
         self.table = f"t{secrets.token_hex(8)}"
 
     def engine(self, **options: Any) -> AsyncEngine:  # noqa: ANN401 - create_engine's own
-        """Return a new engine."""
-        sizes = {"pool_size": 2, "max_overflow": 0, "pool_timeout": 5} if "NullPool" not in self._pool else {}
+        """Return a new engine; a NullPool has no use for the options, which are a pool's."""
+        sizes = {"pool_size": 2, "max_overflow": 0, "pool_timeout": 5} | options
+        if "NullPool" in self._pool:
+            sizes = {}
         return create_async_engine(
             self._url,
             poolclass=pool_class(self._pool),
             connect_args=self.dialect.tls_arguments(self.driver) if self._tls else {},
-            **(sizes | options),
+            **sizes,
         )
 
     async def session(self, connection: AsyncConnection) -> int:
@@ -92,7 +95,8 @@ class Scene:
 
     async def finish(self, connection: AsyncConnection) -> None:
         """Commit, and fail unless the row is stored, and the loop hears of its threads."""
-        assert await asyncio.get_running_loop().run_in_executor(None, lambda: 42) == 42
+        # Long enough for the loop to fall asleep meanwhile.
+        await asyncio.get_running_loop().run_in_executor(None, time.sleep, 0.05)
         await connection.commit()
         await connection.close()
         assert await self.observe(f"SELECT number FROM {self.table}") == [(1,)]
