@@ -1,9 +1,10 @@
-"""Runs all suites, writes the results and the charts, and says which targets are met.
+"""Measures every suite in this environment and writes the results.
 
-    python -m benchmarks.publish [--rounds 8] [--duration 0.4] [--suite NAME] [--no-charts]
-    python -m benchmarks.publish --from benchmarks/results/FILE.json
+    python -m benchmarks.publish [--quick] [--suite NAME] [--rounds 8] [--duration 0.4]
 
-Some five minutes, on a machine that has nothing else to do. The second form measures nothing and draws anew.
+Some six minutes, on a machine that has nothing else to do; with --quick two, to see that everything works. An
+environment is a version of Python with one of SQLAlchemy, and has a file of its own. `python -m benchmarks.report`
+makes documents and charts of all these files; `tox -m publish` does both for every environment.
 """
 
 from __future__ import annotations
@@ -13,76 +14,65 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from benchmarks import report
 from benchmarks.record import Record
 from benchmarks.suites import SUITES, Servers
-from benchmarks.targets import TARGETS
-from pidpool.bench.chart import Bar, Panel, draw, number, scale
-from pidpool.bench.figures import Spread
-from pidpool.bench.results import damage, load_average
-from pidpool.bench.verdicts import counted
-from pidpool.hazards import embedded
+from pidpool.bench.chart import number
+from pidpool.bench.circumstances import load_average
+from pidpool.hazards import embedded, reach
 
-if TYPE_CHECKING:
-    from benchmarks.targets import Verdict
-
-ROOT = Path(__file__).parents[1]
-
-CHARTS = {
-    "checkout": ("What a pool costs: one checkout and checkin", ("checkout", "psycopg")),
-    "query": ("A query through the pool", ("query",)),
-    "contended": ("Many threads, few connections: time of a turn", ("contended", "crowded")),
-    "fork": ("Forked children: time to a right answer", ("fork", "storm")),
-}
-"""Name of the file, title, suites."""
+_FULL = (8, 0.4)
+_QUICK = (6, 0.1)  # the fewest rounds from which anything can be told
 
 
 def main() -> int:
-    """Measure, write, draw, judge."""
+    """Measure, write, and show what has come out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=8, help="how often each pool has its turn (default 8)")
-    parser.add_argument("--duration", type=float, default=0.4, help="how long a round measures (seconds, default 0.4)")
-    parser.add_argument("--suite", action="append", choices=SUITES, help="only this one; repeatable")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="where results go")
-    parser.add_argument("--charts", type=Path, default=ROOT / "docs" / "charts", help="where charts go")
-    parser.add_argument("--no-charts", action="store_true", help="draw none, as for other versions than those shown")
-    parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help="take these results, measure nothing")
+    parser.add_argument("--quick", action="store_true", help="few and short rounds: a rehearsal")
+    parser.add_argument("--rounds", type=int, help=f"how often each pool has its turn (default {_FULL[0]})")
+    parser.add_argument("--duration", type=float, help=f"how long a round measures (seconds, default {_FULL[1]})")
+    parser.add_argument(
+        "--suite", action="append", choices=SUITES, help="only this one, and keep the others; repeatable"
+    )
+    parser.add_argument("--results", type=Path, default=report.RESULTS, help="where results go")
     arguments = parser.parse_args()
+    rounds, duration = _QUICK if arguments.quick else _FULL
 
-    if arguments.source:
-        record = Record.read(arguments.source)
-    else:
-        record = measure(arguments.suite or list(SUITES), arguments.rounds, arguments.duration)
-        arguments.results.mkdir(parents=True, exist_ok=True)
-        record.write(arguments.results / f"{record.key}.json")
-    if not arguments.no_charts:
-        arguments.charts.mkdir(parents=True, exist_ok=True)
-        for name, (title, suites) in CHARTS.items():
-            if any(suite in record.played for suite in suites):
-                (arguments.charts / f"{name}.svg").write_text(chart(record, title, suites), encoding="utf-8")
-    table = as_markdown(record)
-    sys.stdout.write(table)
-    if not arguments.source:
-        (arguments.results / f"{record.key}.md").write_text(table, encoding="utf-8")
+    with ExitStack() as stack:
+        servers = Servers(stack.enter_context(embedded.postgresql()), mariadb(stack))
+        record = Record.begin(
+            arguments.rounds or rounds,
+            arguments.duration or duration,
+            is_quick=arguments.quick,
+            servers=versions(servers),
+        )
+        file = arguments.results / f"{record.key}.json"
+        earlier = Record.read(file) if file.exists() else None
+        if earlier and arguments.quick and not earlier.is_quick:
+            parser.error(f"{file} is no rehearsal: name another folder with --results")
+        if earlier and arguments.suite and not record.keep(earlier):
+            parser.error(f"{file} is of other versions, rounds or durations: its suites cannot be kept")
+        measure(record, servers, arguments.suite or list(SUITES))
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    record.write(file)
+    sys.stdout.write(f"{report.targets([record])}\n{report.times(record)}")
     return 0
 
 
-def measure(suites: list[str], rounds: int, duration: float) -> Record:
-    """Start the servers, play all rounds and stop the servers."""
-    record = Record.begin(rounds, duration)
+def measure(record: Record, servers: Servers, suites: list[str]) -> None:
+    """Play all rounds of these suites."""
     started = time.monotonic()
-    say(f"{circumstances(record)}; {rounds} rounds of {duration:g} s")
-    with ExitStack() as stack:
-        servers = Servers(stack.enter_context(embedded.postgresql()), mariadb(stack))
-        for name in suites:
-            suite = SUITES[name]
-            for pool, place, played in suite.rounds(servers, rounds, duration):
-                record.add(suite, pool, place, played)
-                say(f"[{time.monotonic() - started:4.0f} s] {name}, {pool}: {_ending(record, name, pool)}")
+    say(f"{report.circumstances(record)}; {record.rounds} rounds of {record.duration:g} s")
+    for name in suites:
+        record.played.pop(name, None)
+        for pool, place, played in SUITES[name].rounds(servers, record.rounds, record.duration):
+            record.add(SUITES[name], pool, place, played)
+            spread = record.spread(name, pool)
+            so_far = f"{number(spread.median * 1e6)} µs" if spread else report.why(record, name, pool)
+            say(f"[{time.monotonic() - started:4.0f} s] {name}, {pool}: {so_far}")
     record.seconds = time.monotonic() - started
     record.load_after = load_average()
-    return record
 
 
 def mariadb(stack: ExitStack) -> str:
@@ -103,84 +93,10 @@ def mariadb(stack: ExitStack) -> str:
     return address.url("pymysql")
 
 
-def chart(record: Record, title: str, suites: tuple[str, ...]) -> str:
-    """Return the chart of some suites."""
-    return draw(title, f"{circumstances(record)}, {record.rounds} rounds", [_panel(record, name) for name in suites])
-
-
-def circumstances(record: Record) -> str:
-    """Return the versions that matter, and the machine."""
-    names = {"pidpool": "pidpool", "python": "Python", "sqlalchemy": "SQLAlchemy", "psycopg": "psycopg"}
-    versions = [f"{name} {record.versions[key]}" for key, name in names.items() if key in record.versions]
-    load = "" if record.load_before is None else f", load {record.load_before}"
-    return f"{', '.join(versions)}, {record.cores} cores{load}"
-
-
-def as_markdown(record: Record) -> str:
-    """Return the targets, and below them the times of all pools."""
-    rows = [target.verdict(record) for target in TARGETS]
-    lines = [
-        f"{circumstances(record)}, {record.rounds} rounds of {record.duration:g} s.",
-        "",
-        "| against | measured | half of the rounds | target | |",
-        "| --- | --- | --- | --- | --- |",
-        *(f"| {row.against} | {_measured(row)} | {row.target} | {_MET[row.is_met]} |" for row in rows),
-        "",
-        "| suite | pool | time | half of the rounds | connects | wrong | |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for suite, pools in record.played.items():
-        lines += [f"| {suite} | {pool} | {' | '.join(_times(record, suite, pool))} |" for pool in pools]
-    return "\n".join(lines) + "\n"
-
-
-_MET = {True: "met", False: "**missed**", None: "not measured"}
-
-
-def _measured(row: Verdict) -> str:
-    if row.measured is None:
-        return "- | -"
-    return f"{row.measured.median:.3f} | {row.measured.low:.3f} to {row.measured.high:.3f}"
-
-
-def _times(record: Record, suite: str, pool: str) -> tuple[str, ...]:
-    rounds = record.of(suite, pool)
-    connects, wrong = sum(each.connects for each in rounds), sum(each.wrong + each.shared for each in rounds)
-    spread = record.spread(suite, pool)
-    if spread is None:
-        return ("-", "-", str(connects), str(wrong), _why(record, suite, pool))
-    factor, unit = scale(spread.median)
-    half = f"{number(spread.low * factor)} to {number(spread.high * factor)} {unit}"
-    shares = [each.fairness for each in rounds if each.fairness is not None]
-    fairness = f"fairness {Spread.of(shares).median:.2f}" if shares else ""
-    return (f"{number(spread.median * factor)} {unit}", half, str(connects), str(wrong), fairness)
-
-
-def _why(record: Record, suite: str, pool: str) -> str:
-    rounds = record.of(suite, pool)
-    return counted(damage(rounds)) or "; ".join(sorted({each.detail for each in rounds if each.detail})) or "no figure"
-
-
-def _ending(record: Record, suite: str, pool: str) -> str:
-    spread = record.spread(suite, pool)
-    return _why(record, suite, pool) if spread is None else f"{number(spread.median * 1e6)} µs"
-
-
-def _panel(record: Record, name: str) -> Panel:
-    suite = SUITES[name]
-    spreads = {pool: record.spread(name, pool) for pool in suite.pools}
-    factor, unit = scale(max((spread.high for spread in spreads.values() if spread), default=1.0))
-    bars = []
-    for place, (pool, spread) in enumerate(spreads.items()):
-        rounds = record.of(name, pool)
-        if spread is None:
-            bars.append(Bar(pool, None, _why(record, name, pool), "harm" if damage(rounds) else "other"))
-            continue
-        shares = [each.fairness for each in rounds if each.fairness is not None]
-        note = f"(fairness {Spread.of(shares).median:.2f})" if shares else ""
-        scaled = Spread(spread.median * factor, spread.low * factor, spread.high * factor)
-        bars.append(Bar(pool, scaled, note, "other" if place else "ours"))
-    return Panel(suite.title, f"{unit} a {suite.operation}", tuple(bars))
+def versions(servers: Servers) -> dict[str, str]:
+    """Return what the servers say of themselves."""
+    urls = {"postgresql": servers.postgresql, "mariadb": servers.mariadb}
+    return {name: reach(url).server_version for name, url in urls.items() if url}
 
 
 def say(line: str) -> None:

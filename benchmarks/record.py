@@ -1,69 +1,87 @@
-"""One run of all suites: under which circumstances, every round, and the JSON file of it."""
+"""What was measured in one environment: under which circumstances, every round, and the JSON file of it."""
 
 from __future__ import annotations
 
 import json
-import os
-import platform
-from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-import pidpool
-from benchmarks.targets import TARGETS
-from pidpool.bench import Round
+from pidpool.bench import Round, circumstances
 from pidpool.bench.figures import Spread
-from pidpool.bench.results import damage, load_average
+from pidpool.bench.results import damage
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from benchmarks.suites import Suite
 
-SCHEMA = "pidpool-benchmarks/1"
+SCHEMA = "pidpool-benchmarks/2"
 
-_PACKAGES = ("SQLAlchemy", "psycopg", "psycopg-pool", "DBUtils", "PyMySQL", "Django", "django-db-connection-pool")
+_PACKAGES = ("psycopg", "psycopg-pool", "DBUtils", "PyMySQL", "Django", "django-db-connection-pool")
+_NOTHING = Round("done")
 
 
 @dataclass
 class Record:
-    """One run of all suites."""
+    """What was measured in one environment."""
 
     versions: dict[str, str]
     cores: int
     load_before: float | None
     rounds: int
     duration: float
+    is_quick: bool = False
+    """Whether it was only to see that everything works."""
     load_after: float | None = None
     seconds: float = 0.0
+    """How long it took."""
+    day: str = ""
     played: dict[str, dict[str, dict[int, Round]]] = field(default_factory=dict)
     """Suite, pool, number of the round."""
 
     @classmethod
-    def begin(cls, rounds: int, duration: float) -> Record:
-        """Note down the circumstances."""
-        versions = {
-            "pidpool": pidpool.__version__,
-            "python": platform.python_version(),
-            "kernel": f"{platform.system()} {platform.release()}",
-        }
-        for package in _PACKAGES:
-            try:
-                versions[package.lower()] = version(package)
-            except PackageNotFoundError:
-                continue
-        return cls(versions, os.cpu_count() or 1, load_average(), rounds, duration)
+    def begin(cls, rounds: int, duration: float, *, is_quick: bool, servers: dict[str, str]) -> Record:
+        """Note down the circumstances, and the versions of the `servers`."""
+        versions = {**circumstances.versions(packages=_PACKAGES), **servers}
+        day = datetime.now(timezone.utc).date().isoformat()
+        load = circumstances.load_average()
+        return cls(versions, circumstances.cores(), load, rounds, duration, is_quick, day=day)
+
+    @property
+    def series(self) -> tuple[str, str]:
+        """Python's and SQLAlchemy's version, such as "3.11" and "2.1": what tells this environment from others."""
+        python, sqlalchemy = (".".join(self.versions[name].split(".")[:2]) for name in ("python", "sqlalchemy"))
+        return python, sqlalchemy
 
     @property
     def key(self) -> str:
-        """What tells this record from those with other versions; the name of its file."""
-        python = ".".join(self.versions["python"].split(".")[:2])
-        sqlalchemy = ".".join(self.versions["sqlalchemy"].split(".")[:2])
-        return f"cpython{python}-sqlalchemy{sqlalchemy}"
+        """The environment as tox calls it, and as the file is called: "py311-sa21"."""
+        return "py{}-sa{}".format(*self.series).replace(".", "")
+
+    @property
+    def name(self) -> str:
+        """The environment for people."""
+        return "Python {}, SQLAlchemy {}".format(*self.series)
+
+    def keep(self, earlier: Record) -> bool:
+        """Take over the suites of an `earlier` record that this one does not have; return whether they belong here.
+
+        They do if everything that might change a figure was the same.
+        """
+        ours, theirs = ((each.versions, each.cores, each.rounds, each.duration) for each in (self, earlier))
+        if ours != theirs:
+            return False
+        self.played = {**earlier.played, **self.played}
+        return True
 
     def add(self, suite: Suite, pool: str, number: int, played: Round) -> None:
         """Note down a round."""
         self.played.setdefault(suite.name, {}).setdefault(pool, {})[number] = played
+
+    def pools(self, suite: str) -> list[str]:
+        """Return the pools that had a turn in a suite."""
+        return list(self.played.get(suite, {}))
 
     def of(self, suite: str, pool: str) -> list[Round]:
         """Return the rounds of a pool in a suite."""
@@ -91,30 +109,24 @@ class Record:
         ]
 
     def write(self, path: Path) -> None:
-        """Write everything to `path`."""
+        """Write everything to `path`, but for the percentiles and what says nothing; a line for each round."""
         content: dict[str, Any] = {
             "schema": SCHEMA,
+            "day": self.day,
             "versions": self.versions,
             "machine": {"cores": self.cores, "load_before": self.load_before, "load_after": self.load_after},
-            "settings": {"rounds": self.rounds, "duration": self.duration},
+            "settings": {"rounds": self.rounds, "duration": self.duration, "quick": self.is_quick},
             "seconds": round(self.seconds, 1),
-            "targets": [
-                {
-                    "against": row.against,
-                    "measured": row.measured and [row.measured.median, row.measured.low, row.measured.high],
-                    "target": row.target,
-                    "met": row.is_met,
-                }
-                for row in (target.verdict(self) for target in TARGETS)
-            ],
-            "rounds": [
-                {"suite": suite, "pool": pool, "number": number, **played.as_json()}
-                for suite, pools in self.played.items()
-                for pool, rounds in pools.items()
-                for number, played in rounds.items()
-            ],
         }
-        path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        rounds = [
+            json.dumps({"suite": suite, "pool": pool, "number": number, **_telling(played)}, ensure_ascii=False)
+            for suite, pools in self.played.items()
+            for pool, by_number in pools.items()
+            for number, played in by_number.items()
+        ]
+        head = json.dumps(content, indent=1, ensure_ascii=False).removesuffix("\n}")
+        lines = ",\n  ".join(rounds)
+        path.write_text(f'{head},\n "rounds": [\n  {lines}\n ]\n}}\n', encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> Record:
@@ -124,15 +136,25 @@ class Record:
             raise ValueError(f"{path} has the layout {content['schema']!r}, not {SCHEMA!r}")
         machine, settings = content["machine"], content["settings"]
         record = cls(
-            content["versions"],
-            machine["cores"],
-            machine["load_before"],
-            settings["rounds"],
-            settings["duration"],
-            machine["load_after"],
-            content["seconds"],
+            versions=content["versions"],
+            cores=machine["cores"],
+            load_before=machine["load_before"],
+            rounds=settings["rounds"],
+            duration=settings["duration"],
+            is_quick=settings["quick"],
+            load_after=machine["load_after"],
+            seconds=content["seconds"],
+            day=content["day"],
         )
-        for fields in content["rounds"]:
-            suite, pool, number = (fields.pop(name) for name in ("suite", "pool", "number"))
-            record.played.setdefault(suite, {}).setdefault(pool, {})[number] = Round.from_json(fields)
+        for line in content["rounds"]:
+            suite, pool, number = (line.pop(name) for name in ("suite", "pool", "number"))
+            record.played.setdefault(suite, {}).setdefault(pool, {})[number] = Round.from_json(line)
         return record
+
+
+def _telling(played: Round) -> dict[str, Any]:
+    """Return the fields that have another value than usual."""
+    short = replace(played, percentiles=())
+    values = {each.name: getattr(short, each.name) for each in fields(Round)}
+    usual = {each.name: getattr(_NOTHING, each.name) for each in fields(Round)}
+    return {name: value for name, value in values.items() if name == "outcome" or value != usual[name]}

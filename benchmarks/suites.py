@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _PATIENCE = 60.0  # seconds for a round: a thousand connections take a while
+_CROWD = 2.5  # how much longer a round is in which many threads must come to their turns
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,16 @@ def _checkouts(where: Callable[[Servers], str]) -> Callable[[str, Servers, float
     return play
 
 
-def _workload(name: str, **load: Any) -> Callable[[str, Servers, float], Round]:  # noqa: ANN401 - fields of a Load
+def _workload(
+    name: str,
+    *,
+    longer: float = 1.0,
+    **load: Any,  # noqa: ANN401 - fields of a Load
+) -> Callable[[str, Servers, float], Round]:
     def play(pool: str, servers: Servers, duration: float) -> Round:
         work = workload(name)
         target = reach(servers.postgresql) if work.needs_server else None
-        return play_round(work, subject(pool), Load(**{"duration": duration, **load}), target)
+        return play_round(work, subject(pool), Load(duration=duration * longer, **load), target)
 
     return play
 
@@ -124,14 +130,21 @@ SUITES = {
             "8 threads over 2 connections, each held 0.5 ms",
             "turn",
             ("pidpool", "queuepool"),
-            _workload("contended", threads=8, connections=2, hold=0.0005, duration=1.0),
+            _workload("contended", longer=_CROWD, threads=8, connections=2, hold=0.0005),
         ),
         Suite(
             "crowded",
-            "32 threads over 5 connections, given back at once",
+            "32 threads over 5 connections: connect().close(), nothing in between",
             "turn",
             ("pidpool", "queuepool"),
-            _workload("contended", threads=32, connections=5, hold=0.0, duration=1.0),
+            _workload("contended", longer=_CROWD, threads=32, connections=5, hold=None),
+        ),
+        Suite(
+            "yielding",
+            "32 threads over 5 connections, each held while other threads run: time.sleep(0)",
+            "turn",
+            ("pidpool", "queuepool"),
+            _workload("contended", longer=_CROWD, threads=32, connections=5, hold=0.0),
         ),
         Suite(
             "fork",

@@ -22,42 +22,38 @@ from __future__ import annotations
 import functools
 import os
 import stat
-from typing import Any, Final, NamedTuple
+from contextlib import suppress
+from typing import Any, Final
 
 from pidpool import _fork, drivers
 from pidpool.errors import DiscardRefusedError
 
 
-class Identity(NamedTuple):
-    """What a descriptor number refers to: numbers are reused, inodes of living sockets are not."""
-
-    device: int
-    inode: int
-
-    @classmethod
-    def of(cls, descriptor: int) -> Identity:
-        status = os.fstat(descriptor)
-        return cls(status.st_dev, status.st_ino)
+def identity_of(descriptor: int) -> tuple[int, int]:
+    """Return what a descriptor number refers to: numbers are reused, inodes of living sockets are not."""
+    status = os.fstat(descriptor)
+    return status.st_ino, status.st_dev
 
 
 class _DeadEnd:
     """An open ``/dev/null``. Opened while there is nothing to discard yet, because a child may not be able to."""
 
-    __slots__ = ("_checked_in", "descriptor", "identity")
+    __slots__ = ("_checked", "_identity", "descriptor")
 
     descriptor: int
-    identity: Identity | None
-    _checked_in: _fork.Generation | None
+    _identity: tuple[int, int] | None
+    #: The page of the generation in which it was looked at last.
+    _checked: _fork.Page
 
     def __init__(self) -> None:
         self.descriptor = -1
-        self.identity = None
-        self._checked_in = None
+        self._identity = None
+        self._checked = bytearray(1)
 
     def is_open(self) -> bool:
         """Tell whether the number is still ours: a daemonizer closes every descriptor, and numbers are reused."""
         try:
-            return self.identity is not None and Identity.of(self.descriptor) == self.identity
+            return self._identity is not None and identity_of(self.descriptor) == self._identity
         except OSError:
             return False
 
@@ -67,16 +63,27 @@ class _DeadEnd:
             return
         try:
             self.descriptor = os.open(os.devnull, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
-            self.identity = Identity.of(self.descriptor)
+            self._identity = identity_of(self.descriptor)
         except OSError:  # at the descriptor limit, or a chroot without /dev: discarding pins instead
-            self.identity = None
+            self._identity = None
 
     def usable(self) -> bool:
         """As ``is_open``, but asks the kernel once in a generation: at fork there may be thousands to discard."""
-        here = _fork.current()
-        if self._checked_in is not here:
-            self._checked_in = here if self.is_open() else None
-        return self._checked_in is here
+        if not self._checked[0]:
+            here = _fork.current()
+            if not self.is_open():
+                return False
+            self._checked = here.page
+        return True
+
+    def replace(self, descriptor: int) -> None:
+        """Put it in the place of a connection's socket, if it can be."""
+        if self.usable():
+            try:
+                os.dup2(self.descriptor, descriptor, inheritable=False)
+            except OSError:
+                # The limit was lowered below the number. Then nothing else can get it, and it may simply be closed.
+                os.close(descriptor)
 
 
 _dead_end: Final = _DeadEnd()
@@ -94,46 +101,14 @@ except (ImportError, AttributeError):  # an interpreter without CPython's C API
     pass
 
 
-def dead_end() -> int | None:
-    """Return a descriptor of ``/dev/null``, to put in the place of what another process owns; None: there is none."""
-    return _dead_end.descriptor if _dead_end.usable() else None
+def put_dead_end(descriptor: int) -> None:
+    """Put ``/dev/null`` in the place of what another process owns."""
+    _dead_end.replace(descriptor)
 
 
 def pin(thing: object) -> None:
     """Keep ``thing``, which belongs to another process, from ever being finalized in this one."""
     _pinned.append(thing)
-
-
-def _release(connection: object, driver: drivers.Driver | None, expected: Identity | None) -> None:
-    """Give up this process's copy of ``connection``.
-
-    Args:
-        connection: a connection that this process does not own.
-        driver: how to find its descriptor; None to look it up.
-        expected: the socket that the owner noted at connect; None if it was never noted.
-
-    """
-    # Nothing is lost by keeping the object: the child has its memory anyway. And nothing is said by its finalizer,
-    # neither to the server nor, as a ResourceWarning about an unclosed connection, to the user.
-    pin(connection)
-    try:
-        driver = driver or drivers.of(connection)  # may read entry points, and warn, where warnings may be errors
-        if driver.fileno is None:
-            return
-        descriptor = driver.fileno(connection)
-        status = os.fstat(descriptor)
-        if stat.S_ISSOCK(status.st_mode) and expected in (None, (status.st_dev, status.st_ino)) and _dead_end.usable():
-            try:
-                os.dup2(_dead_end.descriptor, descriptor, inheritable=False)
-            except OSError:
-                # The limit was lowered below the number. Then nothing else can get it, and it may simply be closed.
-                os.close(descriptor)
-            if driver.silence is not None:
-                driver.silence(connection)
-    except (MemoryError, RecursionError):
-        raise  # not for ever: who asks again, from further up the stack, succeeds
-    except Exception:  # noqa: BLE001, S110 - the driver says that it is closed, in a way of its own; or the number is closed,
-        pass  # or above a limit that was lowered since. Then there is nothing to redirect, and the object is pinned.
 
 
 class Ownership:
@@ -148,18 +123,28 @@ class Ownership:
 
     """
 
-    __slots__ = ("__weakref__", "_discarded", "_socket", "connection", "driver", "generation")
+    __slots__ = ("__weakref__", "_descriptor", "_device", "_discarded", "_inode", "connection", "driver", "generation")
+
+    #: The number of its descriptor when it was opened, and which socket that was; -1 if it has none that we know of.
+    #: So a child need not ask the driver: it would have to copy the memory pages of every connection that it asks.
+    _descriptor: int
+    _inode: int
+    _device: int
 
     def __init__(self, connection: object, generation: _fork.Generation | None = None) -> None:
         self._discarded = False
         self.connection = connection
         self.generation = generation or _fork.current()
         self.driver = drivers.of(connection)
-        self._socket: Identity | None = None
+        self._descriptor = -1
+        self._inode = self._device = 0
         _dead_end.keep_open()
         if self.driver.fileno is not None:
             try:
-                self._socket = Identity.of(self.driver.fileno(connection))
+                descriptor = self.driver.fileno(connection)
+                status = os.fstat(descriptor)
+                if stat.S_ISSOCK(status.st_mode):
+                    self._descriptor, self._inode, self._device = descriptor, status.st_ino, status.st_dev
             except Exception:  # noqa: BLE001 - a driver that connects later, or a file: pin, rather than guess later
                 self.driver = drivers.unknown(connection)
         if self.generation.page[0]:
@@ -181,10 +166,21 @@ class Ownership:
 
     def discard(self) -> None:
         """Give up this process's copy of the connection. Idempotent; cannot fail."""
-        if not self._discarded:
-            _release(self.connection, self.driver, self._socket)
-            self._discarded = True
-            _fork.unregister(self)
+        if self._discarded:
+            return
+        # Nothing is lost by keeping the object: the child has its memory anyway. And nothing is said by its finalizer,
+        # neither to the server nor, as a ResourceWarning about an unclosed connection, to the user.
+        pin(self)
+        try:
+            if self._descriptor >= 0:
+                status = os.fstat(self._descriptor)
+                if status.st_ino == self._inode and status.st_dev == self._device:
+                    _dead_end.replace(self._descriptor)
+            if self.driver.disarm is not None:
+                self.driver.disarm(self.connection)
+        except OSError:  # closed, or above a limit that was lowered since: there is nothing to put anything in place of
+            pass
+        self._discarded = True
 
     after_fork = discard
 
@@ -225,10 +221,20 @@ def discard(connection: Any, *, force: bool = False) -> None:  # noqa: ANN401 - 
     here = _fork.current()
     for thing in _fork.registered():
         if isinstance(thing, Ownership) and thing.connection is connection:  # opened in this generation
-            if not force:
+            if thing.state == "owned" and not force:
                 raise DiscardRefusedError(here.pid)
             thing.discard()
             return
     if here.number == 0 and not force:
         raise DiscardRefusedError(here.pid)
-    _release(connection, None, None)
+    pin(connection)
+    with suppress(Exception):  # the driver says that it is closed, in a way of its own
+        driver = drivers.of(connection)  # may warn, where warnings may be errors
+        if driver.fileno is not None:
+            descriptor = driver.fileno(connection)
+            if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                _dead_end.replace(descriptor)
+                if driver.silence is not None:
+                    driver.silence(connection)
+                if driver.disarm is not None:
+                    driver.disarm(connection)

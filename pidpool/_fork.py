@@ -199,7 +199,7 @@ def _let_go(inherited: list[Inheritable]) -> bool:
             continue
         except Exception:  # noqa: BLE001, S110 - one broken object must not leave the others' sockets shared, and an
             pass  # exception inside os.fork() would only be printed
-        unregister(thing)
+        _registry.pop(id(thing), None)
     return done
 
 

@@ -18,13 +18,16 @@ import os
 import select
 import socket
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pidpool import _fork
-from pidpool._discard import Identity, dead_end, pin
+from pidpool._discard import identity_of, pin, put_dead_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+#: A number, and what it refers to.
+_Descriptor: TypeAlias = "tuple[int, tuple[int, int]]"
 
 #: By the id of the loop, which is unique as long as the home is alive: it holds the loop.
 _homes: weakref.WeakValueDictionary[int, Home] = weakref.WeakValueDictionary()
@@ -45,8 +48,8 @@ class Home:
 
     loop: asyncio.AbstractEventLoop
     #: The descriptors to replace in a child, with what they were when the loop was met.
-    _epoll: tuple[int, Identity] | None
-    _pipe: tuple[tuple[int, Identity], ...]
+    _epoll: _Descriptor | None
+    _pipe: tuple[_Descriptor, ...]
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -101,15 +104,15 @@ def here() -> Home | None:
     return home
 
 
-def _noted(thing: Any) -> tuple[int, Identity] | None:  # noqa: ANN401 - a selector, a socket, or None
+def _noted(thing: Any) -> _Descriptor | None:  # noqa: ANN401 - a selector, a socket, or None
     try:
         descriptor = thing.fileno()
-        return descriptor, Identity.of(descriptor)
+        return descriptor, identity_of(descriptor)
     except (AttributeError, OSError, ValueError):  # a selector without a descriptor; or the loop hides it
         return None
 
 
-def _separate(epoll: tuple[int, Identity], pipe: tuple[tuple[int, Identity], ...]) -> None:
+def _separate(epoll: _Descriptor, pipe: tuple[_Descriptor, ...]) -> None:
     """Put a new epoll and a new self-pipe in the place of the owner's; or a dead end, where that fails.
 
     The old ones are closed first, so that there is room for the new ones even at the descriptor limit. Nobody else can
@@ -132,11 +135,9 @@ def _separate(epoll: tuple[int, Identity], pipe: tuple[tuple[int, Identity], ...
         if made.fileno() != number:
             made.close()
     except (AttributeError, IndexError, OSError):  # no more of them in this system; or a loop without a pipe
-        source = dead_end()
         for taken in (number, *ends):
-            if source is not None:
-                with contextlib.suppress(OSError):
-                    os.dup2(source, taken, inheritable=False)
+            with contextlib.suppress(OSError):
+                put_dead_end(taken)
 
 
 def _replace_pipe(ends: list[int]) -> None:
@@ -153,9 +154,9 @@ def _replace_pipe(ends: list[int]) -> None:
         os.close(extra)
 
 
-def _is_still(number: int, identity: Identity) -> bool:
+def _is_still(number: int, identity: tuple[int, int]) -> bool:
     """Tell whether a descriptor is what it was: daemonizers close them all, and numbers are reused."""
     try:
-        return Identity.of(number) == identity
+        return identity_of(number) == identity
     except OSError:
         return False

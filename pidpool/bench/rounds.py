@@ -16,7 +16,8 @@ class Load:
         duration: how long one round measures (seconds).
         threads: *contended*: how many threads want a connection.
         connections: *contended*: how many there are.
-        hold: *contended*: how long a thread keeps one (seconds).
+        hold: *contended*: how long a thread keeps one (seconds); 0 lets other threads run once, None does not
+            even do that: the connection is given back at once.
         processes: *storm*: how many children are forked at once.
         inherited: *fork*, *storm*: how many idle connections the parent has.
     """
@@ -24,7 +25,7 @@ class Load:
     duration: float = 0.5
     threads: int = 8
     connections: int = 2
-    hold: float = 0.0005
+    hold: float | None = 0.0005
     processes: int = 8
     inherited: int = 10
 
@@ -46,6 +47,7 @@ class Round:
         timeouts: operations that got no connection in time.
         hung: children that did not answer.
         fairness: Jain's index over the threads; None where there is only one.
+        statements: what the server was asked meanwhile; None where nobody has counted.
     """
 
     outcome: Outcome
@@ -60,6 +62,7 @@ class Round:
     timeouts: int = 0
     hung: int = 0
     fairness: float | None = None
+    statements: int | None = None
 
     @property
     def is_clean(self) -> bool:

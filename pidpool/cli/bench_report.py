@@ -90,8 +90,9 @@ def _load(settings: Settings) -> dict[str, str]:
     """Return a line on each workload that threads, children or inherited connections take part in."""
     load = settings.load
     inherited = f"{load.inherited} inherited connections"
+    held = "given back at once" if load.hold is None else f"held {load.hold * 1e3:g} ms"
     lines = {
-        "contended": f"{load.threads} threads over {load.connections} connections, held {load.hold * 1e3:g} ms",
+        "contended": f"{load.threads} threads over {load.connections} connections, {held}",
         "fork": inherited,
         "storm": f"{load.processes} children at once, {inherited}",
     }

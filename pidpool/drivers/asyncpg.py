@@ -14,10 +14,7 @@ from pidpool.drivers import Driver
 
 
 def _cancel_no_query(connection: Any) -> None:  # noqa: ANN401 - the driver is not imported here
-    """Keep a task that is cancelled in the child from asking the server to cancel the owner's query.
-
-    The request goes by a connection of its own, which discarding cannot reach; to this address.
-    """
+    """Let a task that is cancelled here ask the server for nothing, by asking nobody: see ``Driver.disarm``."""
     connection._addr = os.devnull
 
 
@@ -32,7 +29,7 @@ def _abort(connection: Any) -> None:  # noqa: ANN401 - see above
 DRIVER = Driver(
     "asyncpg",
     fileno=lambda connection: descriptor(connection._transport),
-    silence=_cancel_no_query,
+    disarm=_cancel_no_query,
     # SQLAlchemy's adapter knows itself, without a round trip, whether there is something to roll back.
     idle=None,
     abort=_abort,

@@ -34,10 +34,7 @@ async def _cancel_nothing(**_: object) -> None:
 
 
 def _cancel_no_query(connection: Any) -> None:  # noqa: ANN401 - see above
-    """Keep a task that is cancelled in the child from asking the server to cancel the owner's query.
-
-    The request goes by a connection of its own, which discarding cannot reach.
-    """
+    """Let a task that is cancelled here ask the server for nothing: see ``Driver.disarm``."""
     if inherits("AsyncConnection", connection):
         connection._try_cancel = _cancel_nothing
 
@@ -45,7 +42,7 @@ def _cancel_no_query(connection: Any) -> None:  # noqa: ANN401 - see above
 DRIVER = Driver(
     "psycopg",
     fileno=lambda connection: int(connection.fileno()),
-    silence=_cancel_no_query,
+    disarm=_cancel_no_query,
     idle=_idle,
     streams=_streams,
     abort=lambda connection: connection.pgconn.finish(),  # says goodbye, and needs no event loop

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from pidpool.pool._base import DialectAttribute
 from pidpool.pool._pid_pool import PidPool
-from pidpool.pool._tasks import TaskWaiter
+from pidpool.pool._tasks import TaskQueue
+
+if TYPE_CHECKING:
+    from pidpool.pool._queue import Queue
+    from pidpool.pool._record import Record
 
 
 class AsyncPidPool(PidPool, AsyncAdaptedQueuePool):
@@ -25,4 +31,4 @@ class AsyncPidPool(PidPool, AsyncAdaptedQueuePool):
     _sqla_logger_namespace = "sqlalchemy.pool.AsyncPidPool"
 
     _dialect = DialectAttribute(AsyncAdaptedQueuePool._dialect)
-    _waiter = TaskWaiter
+    _queue_of_ours: type[Queue[Record]] = TaskQueue

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.pool import NullPool, QueuePool
 
 from pidpool.pool._base import ForkSafePool
-from pidpool.pool._queue import Passage, Queue, ThreadWaiter
+from pidpool.pool._queue import Passage, Queue
 from pidpool.pool._sqlalchemy import Pool
 from pidpool.pool._upkeep import Upkeep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pidpool.pool._queue import Waiter
     from pidpool.pool._record import Record
 
 
@@ -50,8 +49,8 @@ class PidPool(ForkSafePool, QueuePool):
     # Below SQLAlchemy's own, so that logging.getLogger("sqlalchemy.pool") reaches it, as its manual says.
     _sqla_logger_namespace = "sqlalchemy.pool.PidPool"
 
-    #: How those in line wait.
-    _waiter: Callable[[], Waiter[Record]] = ThreadWaiter
+    #: In which those who wait for a connection do so as threads.
+    _queue_of_ours: type[Queue[Record]] = Queue
 
     def __init__(  # noqa: PLR0913, PLR0917 - QueuePool's arguments and ours
         self,
@@ -72,13 +71,14 @@ class PidPool(ForkSafePool, QueuePool):
         # Not QueuePool.__init__: it would make a queue with locks.
         Pool.__init__(self, creator, **options)
         self._max_overflow = -1 if pool_size == 0 else max_overflow
-        queue: Queue[Record] = Queue(
+        queue = self._queue_of_ours(
             keep=pool_size if pool_size > 0 else None,
             capacity=None if self._max_overflow == -1 else pool_size + max_overflow,
             use_lifo=use_lifo,
-            waiter=self._waiter,
         )
         upkeep = Upkeep(min_size, max_idle, max_waiting, leak_threshold, recycle_jitter, pre_ping_idle)
+        if 0 < pool_size < min_size:
+            raise ValueError(f"min_size must not be more than pool_size, which is {pool_size}, and is {min_size}")
         self._start(queue, timeout=timeout, upkeep=upkeep)
 
     def recreate(self) -> PidPool:

@@ -4,6 +4,9 @@ All state is in three deques, and every change of it is one atomic operation on 
 is none to inherit locked across a fork, and none to deadlock on when the garbage collector returns a forgotten
 connection in the middle of one of these functions.
 
+Those who wait are served first come, first served, and what comes back is put into their hands; only when connections
+come back faster than threads can be switched may a running thread go on for a millisecond (docs/adr/0003).
+
 The one rule that makes this sound: *whoever makes something available looks at the line afterwards, and whoever joins
 the line looks at what is available afterwards.* Of two threads that do so at the same time, at least one sees the
 other.
@@ -11,11 +14,15 @@ other.
 
 from __future__ import annotations
 
+import functools
+import math
 import sys
 import threading
 import time
+import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,38 +32,62 @@ T = TypeVar("T")
 #: How long a waiter whose time is up lets a thread finish that has just taken it out of the line (seconds).
 _HAND_OVER: Final = 0.05
 
+#: How often a waiter looks at what is available by itself (seconds). It finds something only after an interrupt has
+#: struck somebody between making a thing available and looking at the line.
+_LOOK_AGAIN: Final = 1.0
+
+#: When things come back faster than a thread can be woken (seconds), whoever runs may take them again: handing each one
+#: over would make everybody wait for a switch of threads, every time. ...
+_FASTER_THAN_A_SWITCH: Final = 10e-6
+#: ... but this often (seconds) one of those who wait is served all the same, first come, first served.
+_TURN: Final = 1e-3
+
+
+def _drop(_: object) -> None:
+    pass
+
 
 class Slot:
     """The right to have one connection open. Whoever drops it gives it back, whatever the reason: none is lost."""
 
-    __slots__ = ("_queue", "_taken")
+    __slots__ = ("_in_use", "_queue")
 
-    def __init__(self, queue: Queue[object], *, taken: bool) -> None:
+    #: Weak, so that a queue that nobody uses any more is not kept alive, or filled again, by its own slots.
+    _queue: weakref.ref[Queue[Any]]
+    _in_use: bool
+
+    def __init__(self, queue: weakref.ref[Queue[Any]]) -> None:
         self._queue = queue
-        self._taken = taken
-        if taken:
-            queue._taken.add(id(self))
+        self._in_use = False
 
     def take(self) -> Slot:
         """Mark it as in use."""
-        self._taken = True
-        self._queue._taken.add(id(self))
+        queue = self._queue()
+        if queue is not None:
+            queue._taken.add(id(self))
+        self._in_use = True
         return self
 
     def give_back(self) -> None:
         """Make room for another connection. Idempotent."""
-        if self._taken:
-            self._taken = False
-            self._queue._taken.discard(id(self))
-            self._queue._slot_is_free(self)
+        queue = self._queue()
+        if self._in_use and queue is not None:
+            queue._taken.discard(id(self))
+            put = queue.put_free
+            # CPython looks for signals after a call. So there is no interrupt between these two.
+            self._in_use = False
+            put(self)
+            queue.look_at_line()
 
     def __del__(self) -> None:
         # Dropped with an exception's traceback, or by an interrupt between two steps. Python calls __del__ only once
         # for an object, so a fresh slot takes this one's place.
-        self._queue._taken.discard(id(self))
-        if self._taken:
-            self._taken = False
-            self._queue._slot_is_free(Slot(self._queue, taken=False))
+        queue = self._queue()
+        if queue is not None:
+            queue._taken.discard(id(self))
+            if queue.capacity is not None:
+                queue.put_free(Slot(self._queue))
+                queue.look_at_line()
 
 
 class Waiter(Protocol[T]):
@@ -65,61 +96,88 @@ class Waiter(Protocol[T]):
     #: What has been handed over; None until then.
     given: T | Slot | None
 
-    def serve(self, given: T | Slot) -> bool:
-        """Hand ``given`` over and wake the one who waits; return False if nobody will ever fetch it."""
+    def wait(self, seconds: float) -> bool:
+        """Wait until ``given`` or woken; tell whether it was that, and not the time being up."""
 
-    def wait(self, seconds: float | None) -> bool:
-        """Return True as soon as something has been handed over, or False when the time is up; None: wait for ever."""
+    def is_served(self) -> bool:
+        """Tell whether somebody has handed something over."""
 
     def expect(self, seconds: float) -> bool:
-        """As ``wait``, for the moment in which another thread is about to hand something over."""
+        """Wait a moment for another thread, which is about to hand something over; tell whether it has."""
+
+    def wake(self) -> None:
+        """Have the waiter look for itself."""
+
+    def hand_over(self, thing: T | Slot) -> bool:
+        """Serve the waiter, who is out of the line already; return False if nobody will ever fetch it."""
 
 
 class ThreadWaiter(Generic[T]):
-    """A thread in line. The lock is held until something is put in ``given``."""
+    """A thread in line. The lock is held until something is put in ``given``, or until it is time to look."""
 
-    __slots__ = ("_lock", "given")
+    __slots__ = ("_lock", "_woken", "given")
 
     def __init__(self) -> None:
         self.given: T | Slot | None = None
+        self._woken = False
         self._lock = threading.Lock()
-        self._lock.acquire()  # released by whoever serves this waiter
+        self._lock.acquire()
 
-    def serve(self, given: T | Slot) -> bool:
-        """Wake the thread: see ``Waiter``."""
-        self.given = given
-        self._lock.release()
+    def wait(self, seconds: float) -> bool:
+        """Block the thread: see ``Waiter``."""
+        if not self._lock.acquire(timeout=seconds):
+            return False
+        self._woken = False  # and look at ``given`` afterwards: see ``hand_over``
         return True
 
-    def wait(self, seconds: float | None) -> bool:
-        """Block the thread: see ``Waiter``."""
-        return self._lock.acquire(timeout=-1.0 if seconds is None else min(seconds, threading.TIMEOUT_MAX))
+    def is_served(self) -> bool:
+        """Tell whether somebody has handed something over."""
+        return self.given is not None
 
-    expect = wait
+    def expect(self, seconds: float) -> bool:
+        """Block the thread for a moment: see ``Waiter``."""
+        return self.is_served() or (self.wait(seconds) and self.is_served())
+
+    def wake(self) -> None:
+        """Have the waiter look for itself."""
+        if not self._woken:
+            self._woken = True
+            self._lock.release()
+
+    def hand_over(self, thing: T | Slot) -> bool:
+        """Serve the thread: see ``Waiter``."""
+        self.given = thing
+        self.wake()
+        return True
 
 
 class Queue(Generic[T]):
     """Idle items, free slots and waiters of one pool in one process.
 
+    How those in line wait is the only thing that differs between threads and tasks: ``TaskQueue`` says how tasks do.
+
     Args:
         keep: how many idle items to keep; None for as many as there are.
         capacity: how many slots there are; None for no limit.
         use_lifo: hand out the item that came back last, rather than the one that has been idle longest.
-        waiter: how those in line wait. All else is the same for threads and for tasks.
 
     """
 
     __slots__ = (
+        "__weakref__",
         "_free",
+        "_looked",
+        "_new_slot",
+        "_served",
         "_taken",
         "capacity",
         "idle",
         "keep",
         "most",
         "pop_idle",
+        "put_free",
         "use_lifo",
         "wait_seconds",
-        "waiter",
         "waiters",
         "waits",
     )
@@ -134,30 +192,32 @@ class Queue(Generic[T]):
     _free: deque[Slot]
     #: First come, first served.
     waiters: deque[Waiter[T]]
+    #: When somebody last looked at the line, and last served it (``time.monotonic()``).
+    _looked: float
+    _served: float
     #: The ids of the slots in use: a set, because adding and discarding are atomic and counting with ``+= 1`` is not.
     _taken: set[int]
+    _new_slot: Callable[[], Slot]
+    #: Puts a slot among the free ones; nothing where there is no limit.
+    put_free: Callable[[Slot], None]
     #: Takes an idle item or raises IndexError: what a checkout does when nothing stands in its way.
     pop_idle: Callable[[], T]
 
-    def __init__(
-        self,
-        keep: int | None,
-        capacity: int | None,
-        *,
-        use_lifo: bool = False,
-        waiter: Callable[[], Waiter[T]] = ThreadWaiter,
-    ) -> None:
+    def __init__(self, keep: int | None, capacity: int | None, *, use_lifo: bool = False) -> None:
         self.keep = keep
-        self.waiter = waiter
         self.most = sys.maxsize if keep is None else keep
         self.capacity = capacity
         self.use_lifo = use_lifo
         self.idle = deque()
         self.waiters = deque()
         self.waits = 0
-        self.wait_seconds = 0.0
+        self.wait_seconds = self._looked = self._served = 0.0
         self._taken = set()
-        self._free = deque(Slot(self, taken=False) for _ in range(capacity or 0))  # type: ignore[arg-type]
+        # A weak reference with a callback is cleared before the garbage collector runs any finalizer.
+        here = weakref.ref(self, lambda _: None)
+        self._new_slot = functools.partial(Slot, here)
+        self._free = deque(Slot(here) for _ in range(capacity or 0))
+        self.put_free = self._free.append if capacity is not None else _drop
         self.pop_idle = self.idle.pop if use_lifo else self.idle.popleft
 
     @property
@@ -209,8 +269,7 @@ class Queue(Generic[T]):
             An idle item that is one too many, as ``give`` does.
 
         """
-        if self.waiters:
-            self._serve()
+        self.look_at_line()
         if len(self.idle) > self.most:
             try:
                 return self.idle.pop()
@@ -229,27 +288,36 @@ class Queue(Generic[T]):
         if too_old(item):
             return item
         self.idle.appendleft(item)  # another thread took the old one between our look and our grasp
-        if self.waiters:
-            self._serve()
+        self.look_at_line()
         return None
 
     def fresh(self) -> Queue[T]:
         """Return a queue with the same settings and nothing in it."""
-        return type(self)(self.keep, self.capacity, use_lifo=self.use_lifo, waiter=self.waiter)
+        return type(self)(self.keep, self.capacity, use_lifo=self.use_lifo)
+
+    def _waiter(self) -> Waiter[T]:
+        return ThreadWaiter()
 
     def _take_slot(self) -> Slot | None:
         if self.capacity is None:
-            return Slot(self, taken=True)  # type: ignore[arg-type]
+            return self._new_slot().take()
         try:
             return self._free.pop().take()
         except IndexError:
             return None
 
-    def _slot_is_free(self, slot: Slot) -> None:
-        if self.capacity is not None:
-            self._free.append(slot)
-            if self.waiters:
-                self._serve()
+    def look_at_line(self) -> None:
+        """Serve those who wait, if any: to be called by whoever has made something available."""
+        if not self.waiters:
+            return
+        now = time.monotonic()
+        since, self._looked = now - self._looked, now
+        if since < _FASTER_THAN_A_SWITCH and now - self._served < _TURN:
+            with suppress(IndexError):  # it gave up between our two looks
+                self.waiters[0].wake()
+        else:
+            self._served = now
+            self._serve()
 
     def _serve(self) -> None:
         """Match the line with what is available, until one of them is empty."""
@@ -258,7 +326,7 @@ class Queue(Generic[T]):
             try:
                 waiter = self.waiters.popleft()
             except IndexError:
-                if given is not None:  # meant for one who is no longer there
+                if given is not None:  # meant for one who will never fetch it
                     self._put_back(given)
                 return
             if given is None:
@@ -267,7 +335,7 @@ class Queue(Generic[T]):
                 except IndexError:
                     given = self._take_slot()
             if given is not None:
-                if waiter.serve(given):
+                if waiter.hand_over(given):
                     given = None
                 continue
             # Back to the head of the line; and since it was not in line for a moment, look again.
@@ -276,29 +344,36 @@ class Queue(Generic[T]):
                 return
 
     def _wait(self, timeout: float | None) -> T | Slot | None:
-        waiter = self.waiter()
+        waiter = self._waiter()
         started = time.monotonic()
-        deadline = None if timeout is None else started + timeout
+        deadline = math.inf if timeout is None else started + timeout
         try:
             self.waiters.append(waiter)
             self._serve()
-            remaining = None if timeout is None else max(0.0, timeout)
-            while not waiter.wait(remaining):
-                assert deadline is not None  # noqa: S101 - waiting for ever does not time out
+            while not waiter.is_served():
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     self._leave(waiter)
                     break
+                woken = waiter.wait(min(remaining, _LOOK_AGAIN))
+                if waiter.is_served():
+                    break
+                if not woken and waiter not in self.waiters:
+                    # Whoever had taken us out of the line, to serve us, was interrupted.
+                    waiter = self._waiter()
+                    self.waiters.appendleft(waiter)
+                self._serve()
         except BaseException:  # an interrupt: whatever was handed over meanwhile goes to the next in line
             self._leave(waiter)
             if waiter.given is not None:
                 self._put_back(waiter.given)
-                if self.waiters:
-                    self._serve()
+                self._serve()
             raise
         finally:
             self.waits += 1
             self.wait_seconds += time.monotonic() - started
+            if self.idle or self._free:  # it may have been us who was woken for it
+                self._serve()
         return waiter.given
 
     def _leave(self, waiter: Waiter[T]) -> None:

@@ -106,8 +106,9 @@ class Record(_ConnectionRecord):
         if self.ticket == 0 and _fairy_was_created:
             super().checkin(_fairy_was_created)  # warns about the second checkin
             return
-        self.ticket = 0
+        # In this order: an interrupt in between finds the fairy still holding its ticket, and its end tries again.
         life.out.pop(self, None)
+        self.ticket = 0
         while self.finalize_callback:
             callback = self.finalize_callback.pop()
             if self.dbapi_connection is not None:
@@ -186,7 +187,7 @@ class Fairy(_ConnectionFairy):
     _ownership: Ownership
 
     #: SQLAlchemy's own would register a weakref finalizer; ``ForkSafePool.connect`` fills the slots in.
-    __init__ = object.__init__
+    __init__: Callable[[Fairy], None] = object.__init__
 
     @property
     def _echo(self) -> bool:  # type: ignore[override]
@@ -205,10 +206,14 @@ class Fairy(_ConnectionFairy):
             _fork.current()
         elif record.ticket == self._ticket:  # forgotten
             self._connection = record.dbapi_connection  # None if the record was invalidated behind our back
-            if self._life.is_async and self._connection is not None:
-                self._drop_forgotten(record)
-            else:
-                self.close()
+            try:
+                if self._life.is_async and self._connection is not None:
+                    self._drop_forgotten(record)
+                else:
+                    self.close()
+            except BaseException:  # an interrupt, which Python only prints here: drop the record, and thereby its slot
+                self._life.out.pop(record, None)
+                raise
 
     # -- using it ------------------------------------------------------------------------------------------------
 
@@ -293,8 +298,8 @@ class Fairy(_ConnectionFairy):
             transaction_reset: there is no transaction left to roll back.
 
         """
-        # ``self`` is looked at as little as can be: with a ``__getattr__`` in its class, CPython 3.11 takes four times
-        # as long for it.
+        # ``self`` is looked at as little as can be: its class has a ``__getattr__``, which keeps CPython 3.11 from
+        # specialising the look.
         record: Any = self._connection_record
         if record is None or record.ticket != self._ticket:
             self._close_apart(transaction_reset)
@@ -321,8 +326,10 @@ class Fairy(_ConnectionFairy):
         if life.attentive or record.finalize_callback or life.checkin_listeners or life.checkin_listeners_of_all:
             record.checkin()
         else:
-            record.ticket = 0
+            # What Record.checkin does when there is nothing more to it. CPython looks for signals after calls only, so
+            # that no interrupt can come between these three.
             del life.out[record]
+            record.ticket = 0
             life.put_idle(record)
             if life.waiters or len(life.idle) > life.most:
                 surplus = life.queue.settle()
@@ -410,8 +417,8 @@ class Fairy(_ConnectionFairy):
         if not self._life.page[0]:
             _fork.current()
             return
-        record.ticket = 0
         self._life.out.pop(record, None)
+        record.ticket = 0
         if self._life.leaks is not None:
             self._life.leaks.came_back(record)  # what is detached is nobody's leak, and the record goes to others
         self._ownership = record.ownership

@@ -24,7 +24,8 @@ class PoolStats:
         timeouts: how often a thread got none in time, or was refused because of ``max_waiting``.
         connects: connections opened.
         connect_errors: attempts to open one that failed.
-        invalidations: connections dropped as broken.
+        invalidations: connections found broken and dropped. One such marks all older ones to be replaced at their next
+            checkout; those are not counted here.
         discards: connections that this process inherited and discarded.
         leaks: checkouts that ``leak_threshold`` has warned about.
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import time
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from pidpool import _fork, _loops
+from pidpool.pool._queue import Queue
 from pidpool.pool._record import Record
 from pidpool.pool._sqlalchemy import await_only
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pidpool.pool._base import ForkSafePool, Life
-    from pidpool.pool._queue import Slot
+    from pidpool.pool._queue import Slot, Waiter
 
 T = TypeVar("T")
 
@@ -28,45 +30,74 @@ _running_loop = asyncio._get_running_loop
 class TaskWaiter(Generic[T]):
     """A task in line: see ``Waiter``. It waits for a future of its event loop."""
 
-    __slots__ = ("_future", "_loop", "_page", "given")
+    __slots__ = ("_future", "_loop", "_page", "_woken", "given")
 
     def __init__(self) -> None:
         self.given: T | Slot | None = None
+        self._woken = False
+        self._future: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
-        self._future: asyncio.Future[None] = self._loop.create_future()
         self._page = _fork.current().page
 
-    def serve(self, given: T | Slot) -> bool:
-        """Wake the task, from whatever thread; never one whose loop is closed, or belongs to another process."""
-        if not self._page[0] or self._loop.is_closed():
-            return False
-        self.given = given
-        if _running_loop() is self._loop:
-            self._wake()
-            return True
-        try:
-            self._loop.call_soon_threadsafe(self._wake)
-        except RuntimeError:  # closed at this moment
-            self.given = None
-            return False
-        return True
-
-    def wait(self, seconds: float | None) -> bool:
+    def wait(self, seconds: float) -> bool:
         """Let other tasks run: see ``Waiter``. A cancellation leaves by an exception."""
-        if self.given is None and seconds != 0:
+        if not self._woken and not self.is_served():
+            self._future = self._loop.create_future()
             await_only(asyncio.wait([self._future], timeout=seconds))
+        woken, self._woken = self._woken, False
+        return woken or self.is_served()
+
+    def is_served(self) -> bool:
+        """Tell whether somebody has handed something over."""
         return self.given is not None
 
     def expect(self, seconds: float) -> bool:
         """Hold the loop up for a moment: a task that is cancelled, or finalized, cannot await."""
         deadline = time.monotonic() + seconds
-        while self.given is None and time.monotonic() < deadline:
+        while not self.is_served() and time.monotonic() < deadline:
             time.sleep(_LOOK_EVERY)
-        return self.given is not None
+        return self.is_served()
+
+    def wake(self) -> None:
+        """Have the task look for itself; never one whose loop is closed, or belongs to another process."""
+        if not self._page[0]:
+            return
+        if _running_loop() is self._loop:
+            self._wake()
+        else:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._wake)
+
+    def hand_over(self, thing: T | Slot) -> bool:
+        """Serve the task, unless nothing will ever run it again."""
+        if not self._page[0] or self._loop.is_closed():
+            return False
+        self.given = thing
+        self.wake()
+        return True
 
     def _wake(self) -> None:
-        if not self._future.done():
+        self._woken = True
+        if self._future is not None and not self._future.done():
             self._future.set_result(None)
+
+
+class TaskQueue(Queue[T]):
+    """A queue in whose line tasks wait.
+
+    What comes back is always put into the hands of the first: tasks take turns anyway, and no switch of threads has to
+    be saved.
+    """
+
+    __slots__ = ()
+
+    def _waiter(self) -> Waiter[T]:
+        return TaskWaiter()
+
+    def look_at_line(self) -> None:
+        """Serve those who wait, if any."""
+        if self.waiters:
+            self._serve()
 
 
 class AsyncRecord(Record):

@@ -34,11 +34,15 @@ class Upkeep:
     pre_ping_idle: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("min_size", "max_waiting", "max_idle", "leak_threshold", "pre_ping_idle"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
+        for name in ("min_size", "max_idle", "max_waiting", "leak_threshold", "recycle_jitter", "pre_ping_idle"):
+            value: object = getattr(self, name)
+            if value is None and name in ("max_idle", "max_waiting", "leak_threshold"):
+                continue
+            if not isinstance(value, (int, float)):
+                raise TypeError(f"{name} must be a number, and is {value!r}")
+            if value < 0:
                 raise ValueError(f"{name} must not be negative, and is {value!r}")
-        if not 0 <= self.recycle_jitter < 1:
+        if self.recycle_jitter >= 1:
             raise ValueError(
                 f"recycle_jitter is a fraction of recycle, from 0 to below 1, and is {self.recycle_jitter!r}"
             )

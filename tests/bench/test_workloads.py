@@ -42,6 +42,20 @@ def test_a_safe_pool_comes_out_clean(name: str, pool: str, target: Target) -> No
     assert list(found.percentiles) == sorted(found.percentiles)
 
 
+@pytest.mark.parametrize("driver", ["pymysql", "mysqlclient"])
+@pytest.mark.parametrize("name", sorted(set(WORKLOADS) - set(WITHOUT_SERVER)))
+def test_workloads_know_mariadb_as_well(name: str, driver: str, mariadb: Address) -> None:
+    found = played(name, "pidpool", reach(mariadb.url(driver)))
+    assert found.is_clean, found
+    assert found.operations > 0
+
+
+def test_threads_may_give_their_connection_back_at_once() -> None:
+    found = played("contended", "pidpool", load=Load(duration=0.1, threads=4, connections=1, hold=None))
+    assert found.is_clean, found
+    assert found.operations > 0
+
+
 def test_connects_are_counted(target: Target) -> None:
     assert played("query", "pidpool", target).connects == 0
     found = played("query", "pidnullpool", target)

@@ -390,13 +390,19 @@ def test_a_connection_that_was_invalidated_or_forgotten_is_no_leak(
         ("pre_ping_idle", -1),
         ("recycle_jitter", -0.1),
         ("recycle_jitter", 1),
+        ("min_size", 6),  # more than pool_size
+        ("min_size", None),
+        ("pre_ping_idle", None),
+        ("recycle_jitter", None),
+        ("max_idle", "60"),
     ],
 )
-def test_a_bad_value_is_refused_by_its_name(name: str, value: float, opener: Opener, url: str) -> None:
+def test_a_bad_value_is_refused_by_its_name(name: str, value: object, opener: Opener, url: str) -> None:
     options: dict[str, Any] = {name: value}
-    with pytest.raises(ValueError, match=rf"^{name} .*{value!r}$"):
+    expected = ValueError if isinstance(value, (int, float)) else TypeError
+    with pytest.raises(expected, match=rf"^{name} .*{value!r}$"):
         PidPool(opener, **options)
-    with pytest.raises(ValueError, match=rf"^{name} .*{value!r}$"):
+    with pytest.raises(expected, match=rf"^{name} .*{value!r}$"):
         create_engine(url, poolclass=PidPool, **options)
     assert opener.opened == []
 
