@@ -29,7 +29,7 @@ def _streams(cursor: Any) -> bool:  # noqa: ANN401 - see above
     return inherits("ServerCursor", cursor)
 
 
-async def _cancel_nothing(**_: object) -> None:
+async def _cancel_nothing(*_: object, **__: object) -> None:
     pass
 
 

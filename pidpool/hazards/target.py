@@ -66,6 +66,11 @@ class Target:
         """The statements for this kind of server."""
         return BACKENDS[self.backend](self.namespace)
 
+    @property
+    def is_asyncio(self) -> bool:
+        """Whether the driver is one for asyncio."""
+        return loops.is_asyncio(self.url)
+
     def as_job(self) -> dict[str, Any]:
         """Return what a fresh process needs to make the same target; it contains the password."""
         return asdict(self)
