@@ -32,6 +32,7 @@ _CONNECT_SECONDS = 10
 # With one of these the client compares the server's name with its certificate: a proxy in between would be
 # refused.
 _NAME_CHECKS = ("sslrootcert", "ssl_ca", "ssl", "ssl_verify_identity")
+_NO_CHECKS = ("disable", "allow", "prefer", "require")  # asyncpg's `ssl` is what libpq calls `sslmode`.
 
 
 _ESCAPE = (
@@ -219,7 +220,9 @@ def _passes_a_proxy(url: URL, dialect: Backend) -> bool:
     address = server_address(url.render_as_string(hide_password=False))
     if address is None or os.name != "posix":
         return False
-    if str(url.query.get("sslmode", "")).startswith("verify") or any(key in url.query for key in _NAME_CHECKS):
+    if str(url.query.get("sslmode", "")).startswith("verify") or any(
+        key in url.query and url.query[key] not in _NO_CHECKS for key in _NAME_CHECKS
+    ):
         return False
     with RecordingProxy(*address) as proxy:
         detour = url.set(host=proxy.host, port=proxy.port)
