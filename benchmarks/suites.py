@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeAlias
 
+from benchmarks.checkouts import READY
 from pidpool.bench import Load, Round, nothing, play_round, workload
 from pidpool.hazards import reach, subject
 from pidpool.hazards.fresh import Died, FreshProcess, OutOfTime
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 _PATIENCE = 60.0  # seconds for a round: a thousand connections take a while
 _CROWD = 2.5  # how much longer a round is in which many threads must come to their turns
@@ -25,6 +27,9 @@ class Servers:
     mariadb: str = field(repr=False)
 
 
+Play: TypeAlias = Callable[[Sequence[str], Servers, float], Iterator[tuple[str, Round]]]
+
+
 @dataclass(frozen=True)
 class Suite:
     """A few pools at the same work.
@@ -34,33 +39,66 @@ class Suite:
         title: what is done.
         operation: what is counted, in the singular.
         pools: who does it; ours first.
-        play: plays one round of one of them.
+        play: plays one round of some of them, and yields each with what it came to.
     """
 
     name: str
     title: str
     operation: str
     pools: tuple[str, ...]
-    play: Callable[[str, Servers, float], Round]
+    play: Play
 
     def rounds(self, servers: Servers, count: int, duration: float) -> Iterator[tuple[str, int, Round]]:
         """Yield pool, number and round, the pools in turn and another one first each time."""
         hung: set[str] = set()
         for number in range(count):
             first = number % len(self.pools)
-            for pool in (*self.pools[first:], *self.pools[:first]):
-                # One hang proves the point; each of them costs the time of many rounds.
-                found = Round("skipped", "it has hung") if pool in hung else self.play(pool, servers, duration)
+            pools = (*self.pools[first:], *self.pools[:first])
+            # One hang proves the point; each of them costs the time of many rounds.
+            yield from ((pool, number, Round("skipped", "it has hung")) for pool in pools if pool in hung)
+            for pool, found in self.play([pool for pool in pools if pool not in hung], servers, duration):
                 if found.outcome == "hang" or found.hung:
                     hung.add(pool)
                 yield pool, number, found
 
 
-def _checkouts(where: Callable[[Servers], str]) -> Callable[[str, Servers, float], Round]:
-    def play(pool: str, servers: Servers, duration: float) -> Round:
-        return _in_fresh_process("benchmarks.checkouts", where(servers), peer=pool, duration=duration)
+def _one_by_one(play: Callable[[str, Servers, float], Round]) -> Play:
+    def play_all(pools: Sequence[str], servers: Servers, duration: float) -> Iterator[tuple[str, Round]]:
+        for pool in pools:
+            yield pool, play(pool, servers, duration)
+
+    return play_all
+
+
+def _checkouts(where: Callable[[Servers], str]) -> Play:
+    """Return a way to let all pools check out and in by turns of milliseconds: what slows the machine slows each."""
+
+    def play(pools: Sequence[str], servers: Servers, duration: float) -> Iterator[tuple[str, Round]]:
+        with ExitStack() as stack:
+            go = Path(stack.enter_context(TemporaryDirectory()), "go")
+            deadline = time.monotonic() + _PATIENCE
+            processes = {}
+            for turn, pool in enumerate(pools):
+                job = {"peer": pool, "url": where(servers), "duration": duration, "go": str(go)}
+                job |= {"turn": turn, "turns": len(pools)}
+                processes[pool] = stack.enter_context(FreshProcess("benchmarks.checkouts", job))
+            heard = {pool: _heard(process, deadline) for pool, process in processes.items()}
+            go.touch()  # All of them are ready, or will never be.
+            for pool, process in processes.items():
+                yield pool, heard[pool] or _heard(process, deadline) or Round("error", "it said nothing")
 
     return play
+
+
+def _heard(process: FreshProcess, deadline: float) -> Round | None:
+    """Return the round that a process tells of; None if all it tells is that it is ready."""
+    try:
+        message = process.listen(deadline)[0]
+    except OutOfTime:
+        return Round("hang", f"no end within {_PATIENCE:g} s")
+    except Died as last_words:
+        return Round("error", str(last_words))
+    return None if message == READY else Round.from_json(message)
 
 
 def _workload(
@@ -68,30 +106,29 @@ def _workload(
     *,
     longer: float = 1.0,
     **load: Any,  # noqa: ANN401 - fields of a Load
-) -> Callable[[str, Servers, float], Round]:
+) -> Play:
     def play(pool: str, servers: Servers, duration: float) -> Round:
         work = workload(name)
         target = reach(servers.postgresql) if work.needs_server else None
         return play_round(work, subject(pool), Load(duration=duration * longer, **load), target)
 
-    return play
+    return _one_by_one(play)
 
 
 def _discard(pool: str, servers: Servers, _duration: float) -> Round:
-    connections = int(pool.split()[-2])
-    return _in_fresh_process("benchmarks.discarding", servers.mariadb, connections=connections)
-
-
-def _in_fresh_process(module: str, url: str, **job: Any) -> Round:  # noqa: ANN401 - for JSON
-    if not url:
+    if not servers.mariadb:
         return Round("skipped", "no such server here")
-    with FreshProcess(module, {**job, "url": url}) as process:
-        try:
-            return Round.from_json(process.listen(time.monotonic() + _PATIENCE)[0])
-        except OutOfTime:
-            return Round("hang", f"no end within {_PATIENCE:g} s")
-        except Died as last_words:
-            return Round("error", str(last_words))
+    job = {"connections": int(pool.split()[-2]), "url": servers.mariadb}
+    with FreshProcess("benchmarks.discarding", job) as process:
+        return _heard(process, time.monotonic() + _PATIENCE) or Round("error", "it said nothing")
+
+
+def _pymysql(pool: str, servers: Servers, duration: float) -> Round:
+    """One pool at a time has the server to itself, which counts what it is asked."""
+    if not servers.mariadb:
+        return Round("skipped", "no such server here")
+    ((_, found),) = _checkouts(lambda servers: servers.mariadb)([pool], servers, duration)
+    return found
 
 
 SUITES = {
@@ -116,7 +153,7 @@ SUITES = {
             "check out and in, PyMySQL in autocommit on MariaDB",
             "checkout",
             ("pidpool", "queuepool"),
-            _checkouts(lambda servers: servers.mariadb),
+            _one_by_one(_pymysql),
         ),
         Suite(
             "query",
@@ -165,7 +202,7 @@ SUITES = {
             "what discarding adds to fork in the child, PyMySQL",
             "fork",
             ("pidpool, 10 connections", "pidpool, 1000 connections"),
-            _discard,
+            _one_by_one(_discard),
         ),
     )
 }

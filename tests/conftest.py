@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
+from hypothesis import settings
 
 from tests.servers import DRIVERS, Address, MariaDB, PostgreSQL
 from tests.servers.keeper import Keeper
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 
     from tests.servers import PrivateServer
     from tests.servers.address import Backend
+
+# The same examples on every run, and no limit that a busy machine would exceed.
+settings.register_profile("pidpool", derandomize=True, deadline=None, database=None)
+settings.load_profile("pidpool")
 
 _keeper_key = pytest.StashKey[Keeper]()
 

@@ -134,9 +134,22 @@ def test_a_rehearsal_is_called_one() -> None:
 
 def test_the_server_counts_the_rollbacks_that_queuepool_sends_and_pidpool_does_not(mariadb: Address) -> None:
     servers = Servers(postgresql="", mariadb=mariadb.url("pymysql"))
-    ours, theirs = (SUITES["pymysql"].play(pool, servers, 0.1) for pool in ("pidpool", "queuepool"))
+    played = dict(SUITES["pymysql"].play(("pidpool", "queuepool"), servers, 0.1))
+    ours, theirs = played["pidpool"], played["queuepool"]
     # Other tests may ask the same server something meanwhile: that is much less than a ROLLBACK for each checkout.
     assert ours.statements is not None
     assert theirs.statements is not None
     assert ours.statements < ours.operations / 10
     assert theirs.statements >= theirs.operations
+
+
+def test_a_pool_that_cannot_be_measured_holds_up_none_of_the_others() -> None:
+    servers = Servers(postgresql="", mariadb="")
+    played = dict(SUITES["checkout"].play(("pidpool", "no such pool", "PooledDB"), servers, 0.05))
+    assert {pool: each.outcome for pool, each in played.items()} == {
+        "pidpool": "done",
+        "no such pool": "error",
+        "PooledDB": "done",
+    }
+    assert played["pidpool"].is_clean
+    assert "no such pool" in played["no such pool"].detail
