@@ -20,7 +20,7 @@ def hang_up(transport: Any) -> None:  # noqa: ANN401 - as above
     protocol = getattr(transport, "_ssl_protocol", None)
     if protocol is not None:  # over TLS: asyncio's wrapper, whose finalizer would complain
         transport._closed = True
-        transport = protocol._transport
+        transport = getattr(protocol, "_transport", None)
     sock = getattr(transport, "_sock", None)
     if sock is not None:
         sock.close()
