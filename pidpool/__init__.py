@@ -19,18 +19,20 @@ __version__ = "0.1.0.dev0"
 if TYPE_CHECKING:
     from pidpool._discard import discard as discard
     from pidpool.errors import InheritedConnectionError as InheritedConnectionError
+    from pidpool.pool import AsyncPidPool as AsyncPidPool
     from pidpool.pool import PidNullPool as PidNullPool
     from pidpool.pool import PidPool as PidPool
 
 # ``discard`` comes by way of the pool room, which teaches it what an SQLAlchemy connection is.
 _ROOMS = {
+    "AsyncPidPool": "pidpool.pool",
     "InheritedConnectionError": "pidpool.errors",
     "PidNullPool": "pidpool.pool",
     "PidPool": "pidpool.pool",
     "discard": "pidpool.pool",
 }
 
-__all__ = ["InheritedConnectionError", "PidNullPool", "PidPool", "__version__", "discard"]
+__all__ = ["AsyncPidPool", "InheritedConnectionError", "PidNullPool", "PidPool", "__version__", "discard"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the type of a lazily loaded name is in the TYPE_CHECKING block

@@ -29,7 +29,7 @@ from pidpool import _fork, drivers
 from pidpool.errors import DiscardRefusedError
 
 
-def _identity(descriptor: int) -> tuple[int, int]:
+def identity_of(descriptor: int) -> tuple[int, int]:
     """Return what a descriptor number refers to: numbers are reused, inodes of living sockets are not."""
     status = os.fstat(descriptor)
     return status.st_ino, status.st_dev
@@ -53,7 +53,7 @@ class _DeadEnd:
     def is_open(self) -> bool:
         """Tell whether the number is still ours: a daemonizer closes every descriptor, and numbers are reused."""
         try:
-            return self._identity is not None and _identity(self.descriptor) == self._identity
+            return self._identity is not None and identity_of(self.descriptor) == self._identity
         except OSError:
             return False
 
@@ -63,7 +63,7 @@ class _DeadEnd:
             return
         try:
             self.descriptor = os.open(os.devnull, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
-            self._identity = _identity(self.descriptor)
+            self._identity = identity_of(self.descriptor)
         except OSError:  # at the descriptor limit, or a chroot without /dev: discarding pins instead
             self._identity = None
 
@@ -99,6 +99,11 @@ try:
     pythonapi.Py_IncRef(py_object(_pinned))
 except (ImportError, AttributeError):  # an interpreter without CPython's C API
     pass
+
+
+def put_dead_end(descriptor: int) -> None:
+    """Put ``/dev/null`` in the place of what another process owns."""
+    _dead_end.replace(descriptor)
 
 
 def pin(thing: object) -> None:
@@ -171,6 +176,8 @@ class Ownership:
                 status = os.fstat(self._descriptor)
                 if status.st_ino == self._inode and status.st_dev == self._device:
                     _dead_end.replace(self._descriptor)
+            if self.driver.disarm is not None:
+                self.driver.disarm(self.connection)
         except OSError:  # closed, or above a limit that was lowered since: there is nothing to put anything in place of
             pass
         self._discarded = True
@@ -229,3 +236,5 @@ def discard(connection: Any, *, force: bool = False) -> None:  # noqa: ANN401 - 
                 _dead_end.replace(descriptor)
                 if driver.silence is not None:
                     driver.silence(connection)
+                if driver.disarm is not None:
+                    driver.disarm(connection)

@@ -136,7 +136,7 @@ def private_mariadb(run_folder: Path) -> Iterator[PrivateServer]:
 
 def address_for(driver: str, request: pytest.FixtureRequest) -> Address:
     """Return the database that a driver speaks to, starting only that server."""
-    fixture = "mariadb" if driver in ("pymysql", "mysqlclient") else "postgresql"
+    fixture = "mariadb" if driver in ("pymysql", "mysqlclient", "aiomysql") else "postgresql"
     address = request.getfixturevalue(fixture)
     assert isinstance(address, Address)
     return address

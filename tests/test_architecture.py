@@ -21,9 +21,21 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).parents[1] / "pidpool"
 
 # From the ground up. Imports point to the left.
-ROOMS = ("errors", "_fork", "drivers", "_discard", "_sqlite", "pool", "hazards", "bench", "cli")
+ROOMS = (
+    "errors",
+    "_fork",
+    "_transports",
+    "drivers",
+    "_discard",
+    "_sqlite",
+    "_loops",
+    "pool",
+    "hazards",
+    "bench",
+    "cli",
+)
 # Below the pool there is no SQLAlchemy, and a driver is described without being imported.
-WITHOUT_THIRD_PARTY = ("errors", "_fork", "drivers", "_discard", "_sqlite", "pool._queue")
+WITHOUT_THIRD_PARTY = ("errors", "_fork", "_transports", "drivers", "_discard", "_sqlite", "_loops", "pool._queue")
 PRINTS = "cli.render"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import make_url
 
@@ -69,7 +69,10 @@ def machine(count: int, load: float | None) -> str:
 
 def _driver_version(url: str) -> str:
     """Return what the driver says of itself, by the module that SQLAlchemy uses for this URL."""
-    module = make_url(url).get_dialect().import_dbapi()
+    dialect: Any = make_url(url).get_dialect()
+    module = dialect.import_dbapi()
+    # SQLAlchemy puts an adapter before an asyncio driver, which calls the driver's module by its name.
+    module = getattr(module, dialect.driver, module) if dialect.is_async else module
     if module.__name__ == "sqlite3.dbapi2":
         return str(module.sqlite_version)  # of the library: the module has Python's
     stated = getattr(module, "__version__", None) or version(_DISTRIBUTIONS.get(module.__name__, module.__name__))

@@ -49,7 +49,13 @@ def find(url: str | None, resources: ExitStack, terminal: Terminal, *, with_corn
             with interrupts.shield():  # Cut in two, a start leaves a server behind.
                 url = resources.enter_context(embedded.postgresql())
         if not with_corner:
-            return hazards.reach(url)
+            target = hazards.reach(url)
+            if target.is_asyncio:
+                raise CommandError(
+                    f"{target.driver} is an asyncio driver, and the workloads are not written for one; name another "
+                    "driver in the URL. `python benchmarks/checkout.py --asyncio` measures AsyncPidPool."
+                )
+            return target
         with interrupts.shield():  # Likewise, a schema.
             target = hazards.check_target(url)
             resources.callback(_remove, target, renderer)

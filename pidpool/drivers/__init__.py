@@ -45,6 +45,10 @@ class Driver:
             rollback would do nothing. None: the driver does not know, so the pool always rolls back.
         streams: tells of a cursor whether it reads its rows from the server as they are asked for, so that closing or
             freeing it talks to the server. None: the driver has no such cursors.
+        disarm: for an asyncio driver: called in a child, keeps a task that is cancelled there from asking the server to
+            cancel the owner's query. Drivers open another connection for that.
+        abort: for an asyncio driver: closes a connection without awaiting anything, in the process that owns it. Called
+            in the thread of its event loop, or when that loop is closed. None: the connection is merely dropped.
 
     """
 
@@ -53,6 +57,8 @@ class Driver:
     silence: Callable[[Any], None] | None = None
     idle: Callable[[Any], bool] | None = None
     streams: Callable[[Any], bool] | None = None
+    disarm: Callable[[Any], None] | None = None
+    abort: Callable[[Any], None] | None = None
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""psycopg 3, with its C, binary and Python implementations: libpq's socket.
+"""psycopg 3, with its C, binary and Python implementations, and its asyncio connections: libpq's socket.
 
 Deallocation compares the PID and is silent in a child; ``close()`` compares nothing and says goodbye.
 """
@@ -29,4 +29,21 @@ def _streams(cursor: Any) -> bool:  # noqa: ANN401 - see above
     return inherits("ServerCursor", cursor)
 
 
-DRIVER = Driver("psycopg", fileno=lambda connection: int(connection.fileno()), idle=_idle, streams=_streams)
+async def _cancel_nothing(*_: object, **__: object) -> None:
+    pass
+
+
+def _cancel_no_query(connection: Any) -> None:  # noqa: ANN401 - see above
+    """Let a task that is cancelled here ask the server for nothing: see ``Driver.disarm``."""
+    if inherits("AsyncConnection", connection):
+        connection._try_cancel = _cancel_nothing
+
+
+DRIVER = Driver(
+    "psycopg",
+    fileno=lambda connection: int(connection.fileno()),
+    disarm=_cancel_no_query,
+    idle=_idle,
+    streams=_streams,
+    abort=lambda connection: connection.pgconn.finish(),  # says goodbye, and needs no event loop
+)

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from . import everyday, threads, sessions, processes, conditions, files  # noqa: F401
+from . import everyday, threads, sessions, processes, conditions, files, awaiting  # noqa: F401
 from .catalogue import CATALOGUE, Hazard, hazard
 from .errors import TargetError, UnknownHazard, UnknownSubject
 from .proxy import RecordingProxy, Traffic

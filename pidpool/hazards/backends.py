@@ -21,6 +21,9 @@ PACKAGES = {
     "pg8000": "pg8000",
     "pymysql": "pymysql",
     "mysqlclient": "mysqlclient",
+    "asyncpg": "asyncpg",
+    "psycopg_async": "psycopg[binary]",
+    "aiomysql": "aiomysql",
 }
 """Driver name -> what `pip install` calls it. These are the drivers that the audit knows."""
 
@@ -66,6 +69,10 @@ class Backend(ABC):
         """Return a statement that sets a variable of the session."""
 
     variable: str
+
+    @abstractmethod
+    def sleep(self, seconds: float) -> str:
+        """Return a query that the server takes so long to answer."""
 
     @abstractmethod
     def take_lock(self, key: int) -> str:
@@ -120,7 +127,7 @@ class Backend(ABC):
 
 
 class PostgreSQL(Backend):
-    """PostgreSQL, through psycopg, psycopg2 or pg8000."""
+    """PostgreSQL, through psycopg, psycopg2, pg8000 or asyncpg."""
 
     name = "postgresql"
     default_port = 5432
@@ -167,17 +174,22 @@ class PostgreSQL(Backend):
     def execute_prepared(self, name: str, argument: int) -> tuple[str, ...]:
         return (f"EXECUTE {name}({argument})",)
 
+    def sleep(self, seconds: float) -> str:
+        return f"SELECT pg_sleep({seconds})"
+
     def tls_arguments(self, driver: str) -> dict[str, Any]:
         if driver == "pg8000":
             return {"ssl_context": _lenient_context()}
+        if driver == "asyncpg":
+            return {"ssl": _lenient_context()}
         return {"sslmode": "require"}
 
     def connect_timeout(self, driver: str, seconds: int) -> dict[str, Any]:
-        return {"timeout" if driver == "pg8000" else "connect_timeout": seconds}
+        return {"timeout" if driver in {"pg8000", "asyncpg"} else "connect_timeout": seconds}
 
 
 class MySQL(Backend):
-    """MySQL and MariaDB, through PyMySQL or mysqlclient."""
+    """MySQL and MariaDB, through PyMySQL, mysqlclient or aiomysql."""
 
     name = "mysql"
     default_port = 3306
@@ -228,6 +240,9 @@ class MySQL(Backend):
         tables = ", ".join(f"{digits} d{place}" for place in range(width))
         return f"SELECT {value} + 1 AS number, repeat('x', 200) FROM {tables} HAVING number <= {count}"  # noqa: S608
 
+    def sleep(self, seconds: float) -> str:
+        return f"SELECT sleep({seconds})"
+
     def prepare(self, name: str) -> str:
         return f"PREPARE {name} FROM 'SELECT ? + 1'"
 
@@ -237,6 +252,8 @@ class MySQL(Backend):
     def tls_arguments(self, driver: str) -> dict[str, Any]:
         if driver == "pymysql":
             return {"ssl": _lenient_context(), "ssl_disabled": False}
+        if driver == "aiomysql":
+            return {"ssl": _lenient_context()}
         return {"ssl_mode": "REQUIRED"}
 
     def connect_timeout(self, driver: str, seconds: int) -> dict[str, Any]:  # noqa: ARG002 - both say the same

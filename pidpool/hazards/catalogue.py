@@ -34,6 +34,7 @@ class Hazard:
         needs: "server" or "file": what kind of database it can be provoked on.
         controls: driver -> name of a subject that is known to fail here ("*": every other driver). A row that
             nobody fails would prove nothing.
+        makes_loops: its scenario runs event loops of its own, also where the driver is not asyncio's.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Hazard:
     scenario: Scenario = field(repr=False)
     needs: Needs
     controls: Mapping[str, str]
+    makes_loops: bool = False
 
     @property
     def source(self) -> str:
@@ -89,6 +91,7 @@ def enters(  # noqa: PLR0913 - one for each thing that is said of a hazard
     advice: str,
     needs: Needs = "server",
     controls: Mapping[str, str] | None = None,
+    makes_loops: bool = False,
 ) -> Callable[[Scenario], Scenario]:
     """Enter the decorated scenario into the catalogue; its docstring is the story.
 
@@ -99,12 +102,14 @@ def enters(  # noqa: PLR0913 - one for each thing that is said of a hazard
         advice: what to do about it.
         needs: "server" or "file".
         controls: by default QueuePool fails with every driver.
+        makes_loops: as there.
 
     """
 
     def enter(scenario: Scenario) -> Scenario:
         story = " ".join((inspect.getdoc(scenario) or "").split())
-        CATALOGUE[name] = Hazard(name, title, promise, story, advice, scenario, needs, controls or {"*": "queuepool"})
+        failing = controls or {"*": "queuepool"}
+        CATALOGUE[name] = Hazard(name, title, promise, story, advice, scenario, needs, failing, makes_loops)
         return scenario
 
     return enter

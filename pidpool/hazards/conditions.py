@@ -71,11 +71,11 @@ def descriptors(stage: Stage) -> None:
     witness = stage.witness()
 
     def starve() -> None:
-        stage.is_refused(lambda: stage.use(witness.engine))
+        stage.is_refused(lambda: stage.awaited(lambda: stage.use(witness.engine)))
         stage.is_refused(witness.held.close)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft + 100, hard), hard))
-        stage.use(witness.engine, witness.capacity)
+        stage.awaited(lambda: stage.use(witness.engine, witness.capacity))
 
     stage.child(starve, starving=True)
     witness.check("the child was at its descriptor limit")
@@ -161,7 +161,7 @@ def _encrypted_witness(stage: Stage) -> Witness:
     arguments = stage.dialect.tls_arguments(stage.driver)
     try:
         witness = stage.witness(connect_args=arguments)
-    except exc.DBAPIError as error:
+    except (exc.DBAPIError, OSError) as error:  # asyncpg's own is a ConnectionError
         if stage.subject.adjustable:
             raise Skip("the server offers no TLS") from error
         raise

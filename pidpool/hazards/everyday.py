@@ -63,6 +63,8 @@ def concurrent_use(stage: Stage) -> None:
         "Nothing needs doing with PidPool. Without it, a child must not let go of an inherited connection "
         "or engine, not even by leaving a function, until it ends by os._exit."
     ),
+    # psycopg looks at the PID itself before it says goodbye, and asyncio has no rollback in a finalizer.
+    controls={"*": "queuepool", "psycopg_async": "queuepool+dispose"},
 )
 def garbage_collection(stage: Stage) -> None:
     """Merely letting go of a connection speaks to the server.
@@ -83,6 +85,8 @@ def garbage_collection(stage: Stage) -> None:
     title="leaves by sys.exit, an uncaught exception, os._exit, or a multiprocessing return",
     promise="keep its session",
     advice="Nothing needs doing with PidPool. Without it, end children by os._exit.",
+    # No finalizer of SQLAlchemy's can await a rollback, and no loop is left to hear of it.
+    controls={"*": "queuepool"} | dict.fromkeys(("asyncpg", "psycopg_async", "aiomysql"), "queuepool+dispose"),
 )
 def interpreter_exit(stage: Stage) -> None:
     """Python tidies up before it goes, connections included.

@@ -34,7 +34,8 @@ def mid_stream(stage: Stage) -> None:
     shared socket to get rid of them. A thread that keeps its result in a `threading.local` loses it to a child
     that does nothing at all, because Python frees other threads' thread-locals inside the fork.
     """
-    _stream_in_another_thread(stage)
+    if not stage.inside_loop:  # an asyncio connection is not for other threads
+        _stream_in_another_thread(stage)
     stream: dict[str, Any] = _stream(stage)
     numbers = [row[0] for row in stream["result"].fetchmany(_SOME)]
 
@@ -107,9 +108,10 @@ def prepared(stage: Stage) -> None:
     cursors = [witness.held.connection.cursor()]
 
     def run_driver_statement() -> object:
-        # Only psycopg prepares by itself, if told so; to the others this is an ordinary query.
+        # psycopg prepares by itself, if told so; asyncpg always; to the others this is an ordinary query.
         options = {"prepare": True} if stage.driver == "psycopg" else {}
-        cursors[0].execute("SELECT 40 + %s", (2,), **options)
+        placeholder = "$1" if stage.driver == "asyncpg" else "%s"
+        cursors[0].execute(f"SELECT 40 + {placeholder}", (2,), **options)
         return (cursors[0].fetchone() or [None])[0]
 
     def run_prepared() -> object:

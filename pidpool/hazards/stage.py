@@ -12,11 +12,12 @@ import select
 import signal
 import time
 from contextlib import contextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
+from . import loops
 from .backends import rows_of, scalar
 from .errors import Hang, Lost, Skip, summary
 from .proxy import RecordingProxy
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from .subjects import Subject
     from .target import Target
 
+T = TypeVar("T")
 How = Literal["fork", "hookless", "multiprocessing"]
 Leave = Literal["os._exit", "sys.exit", "exception", "SIGKILL"]
 
@@ -75,17 +77,20 @@ class Stage:
         """How many forks lie between the process that started and this one."""
         self.forked = False
         """Whether there has been a child yet."""
+        self.inside_loop = False
+        """Whether the scenario runs in a greenlet of an event loop, as it must with an asyncio driver."""
         self.engines: list[Engine] = []
         self.noise = ""
         """What the proxy saw on the parent's connections; reported if nothing worse comes to light."""
         self._report = report
-        self._url = target.url
-        self._observing = create_engine(target.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        self.url = target.url
+        """Where engines connect to: the server, or a proxy before it."""
+        self._observing = loops.engine(target.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
         self._proxy: RecordingProxy | None = None
         address = server_address(target.url) if target.proxied else None
         if address is not None:
             self._proxy = RecordingProxy(*address)
-            self._url = through(self._proxy, target.url)
+            self.url = through(self._proxy, target.url)
 
     # Engines and witnesses
 
@@ -96,13 +101,14 @@ class Stage:
 
     def engine(self, **options: Any) -> Engine:  # noqa: ANN401 - create_engine's own options
         """Return a new engine of the pool under test; `options` are those of `create_engine`."""
-        return self._build(self._url, options)
+        return self.engine_at(self.url, **options)
 
     def engine_on(self, file: Path, **options: Any) -> Engine:  # noqa: ANN401 - create_engine's own options
         """Return a new engine of the pool under test on a SQLite file; `options` are those of `create_engine`."""
-        return self._build(self.target.url_of(file), options)
+        return self.engine_at(self.target.url_of(file), **options)
 
-    def _build(self, url: str, options: dict[str, Any]) -> Engine:
+    def engine_at(self, url: str, **options: Any) -> Engine:  # noqa: ANN401 - as above
+        """As `engine`, for another URL."""
         engine = self.subject.build(url, **options)
         self.engines.append(engine)
         return engine
@@ -135,6 +141,11 @@ class Stage:
     def token() -> str:
         """Return a text that occurs nowhere else."""
         return secrets.token_hex(8)
+
+    def need_threads(self) -> None:
+        """Skip the rest where connections are not for threads."""
+        if self.inside_loop:
+            raise Skip("an asyncio engine serves the tasks of an event loop, not threads")
 
     # Children
 
@@ -206,12 +217,12 @@ class Stage:
                 pid = os.fork() if how == "fork" else ctypes.PyDLL(None).fork()
                 if pid == 0:
                     os.close(reading)
-                    self._live(action, writing, limit)
+                    self._live(action, writing, limit, starving=starving)
                     _leave(leave)
         os.close(writing)
         return Child(pid, reading, limit, expected=_STATUS[leave])
 
-    def _live(self, action: Callable[[], Any], writing: int, limit: float) -> None:
+    def _live(self, action: Callable[[], Any], writing: int, limit: float, *, starving: bool = False) -> None:
         """Be the child: run the recipe under test, then `action`, and answer."""
         self.depth += 1
         depth = self.depth
@@ -221,10 +232,10 @@ class Stage:
         signal.setitimer(signal.ITIMER_REAL, limit + 1)
         answer: dict[str, Any] = {}
         try:
-            if self.subject.in_child is not None:
-                for engine in self.engines:
-                    self.subject.in_child(engine)
-            answer["value"] = action()
+            if starving:  # there is no descriptor for an event loop
+                answer["value"] = self._begin(action)
+            else:
+                answer["value"] = self.awaited(lambda: self._begin(action))
             if self.noise:
                 answer["Lost"] = self.noise
         except (Lost, Hang, Skip) as finding:
@@ -235,6 +246,21 @@ class Stage:
             answer["Lost"] = f"the child failed: {summary(error)}"
         os.write(writing, json.dumps(answer).encode() + b"\n")
         os.close(writing)
+
+    def awaited(self, action: Callable[[], T]) -> T:
+        """Let a child call `action` where its engines work: not in the parent's event loop, if there is one."""
+        return loops.in_loop(action) if self.inside_loop else action()
+
+    def _begin(self, action: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever the action returns
+        """Do first what the recipe under test tells children to do."""
+        recipe = self.subject.in_child
+        if recipe is not None:
+            for engine in self.engines:
+                if engine.dialect.is_async and not self.inside_loop:
+                    loops.in_loop(partial(recipe, engine))
+                else:
+                    recipe(engine)
+        return action()
 
     def _heard(self, noise: str) -> None:
         self.noise = self.noise or noise

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine, create_engine, event, exc
 from sqlalchemy.engine import make_url
-from sqlalchemy.pool import NullPool, Pool, QueuePool
+from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, Pool, QueuePool
 
+from . import loops
 from .errors import Skip, UnknownSubject
 
 if TYPE_CHECKING:
@@ -87,21 +88,30 @@ def _users_own(name: str) -> Subject:
     raise UnknownSubject(f"{name!r} is neither a pool class nor a function that takes a URL and returns an Engine")
 
 
-def _with_class(poolclass: type[Pool]) -> Build:
+def _with_class(poolclass: type[Pool], for_asyncio: type[Pool] | None = None) -> Build:
+    """Return what builds an engine with a pool class, or with its counterpart where the driver is asyncio's."""
+
     def build(url: str, **options: Any) -> Engine:  # noqa: ANN401 - create_engine's own options
-        if issubclass(poolclass, QueuePool):
+        chosen = (for_asyncio if loops.is_asyncio(url) else None) or poolclass
+        if issubclass(chosen, QueuePool):
+            if chosen._is_asyncio is not loops.is_asyncio(url):
+                raise Skip(f"{chosen.__name__} is {'' if chosen._is_asyncio else 'not '}for asyncio drivers")
             sizes = {"pool_size": CAPACITY, "max_overflow": 0, "pool_timeout": _CHECKOUT_SECONDS}
-            return create_engine(url, poolclass=poolclass, **(sizes | options))
-        return create_engine(url, poolclass=poolclass, **_without_sizes(options))
+            return loops.engine(url, poolclass=chosen, **(sizes | options))
+        return loops.engine(url, poolclass=chosen, **_without_sizes(options))
 
     return build
 
 
+_queuepool = _with_class(QueuePool, AsyncAdaptedQueuePool)
+
+
 def _with_function(function: Callable[[str], Engine]) -> Build:
     def build(url: str, **_: Any) -> Engine:  # noqa: ANN401 - create_engine's own options, which a function ignores
-        engine = function(url)
+        made = function(url)
+        engine = getattr(made, "sync_engine", made)  # of an AsyncEngine
         if not isinstance(engine, Engine):
-            raise TypeError(f"{function.__name__} returned {type(engine).__name__}, not an SQLAlchemy Engine")
+            raise TypeError(f"{function.__name__} returned {type(made).__name__}, not an SQLAlchemy Engine")
         return engine
 
     return build
@@ -112,9 +122,10 @@ def _without_sizes(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pidpool(url: str, **options: Any) -> Engine:  # noqa: ANN401
-    from pidpool import PidPool  # noqa: PLC0415 - it stands in a higher floor of `import pidpool`, loaded on first use
+    # They stand in a higher floor of `import pidpool`, loaded on first use.
+    from pidpool import AsyncPidPool, PidPool  # noqa: PLC0415
 
-    return _with_class(PidPool)(url, **options)
+    return _with_class(PidPool, AsyncPidPool)(url, **options)
 
 
 def _pidnullpool(url: str, **options: Any) -> Engine:  # noqa: ANN401
@@ -129,7 +140,7 @@ def _dispose_without_close(engine: Engine) -> None:
 
 def _with_listener(url: str, **options: Any) -> Engine:  # noqa: ANN401
     """Build the recipe of SQLAlchemy's manual, "Using Connection Pools with Multiprocessing"."""
-    engine = _with_class(QueuePool)(url, **options)
+    engine = _queuepool(url, **options)
 
     def note_owner(_connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
         record.info["pid"] = os.getpid()
@@ -149,7 +160,7 @@ def _with_listener(url: str, **options: Any) -> Engine:  # noqa: ANN401
 
 def _closed_before_fork(url: str, **options: Any) -> Engine:  # noqa: ANN401
     """Build a recipe seen in the wild: close what is idle before every fork, so that nothing is inherited."""
-    engine = _with_class(QueuePool)(url, **options)
+    engine = _queuepool(url, **options)
     os.register_at_fork(before=engine.dispose)
     return engine
 
@@ -180,6 +191,8 @@ def _dbutils(url: str, **options: Any) -> Engine:  # noqa: ANN401
     except ImportError:
         raise Skip("not installed: pip install DBUtils") from None
     parsed = make_url(url)
+    if loops.is_asyncio(parsed):
+        raise Skip("DBUtils knows no asyncio drivers")
     if parsed.get_driver_name() == "psycopg2":
         raise Skip("SQLAlchemy needs psycopg2's own connections, and DBUtils hands out wrappers")
     arguments = _connect_arguments(url, options)
@@ -221,18 +234,18 @@ SUBJECTS: dict[str, Subject] = {
     for each in (
         Subject("pidpool", "pidpool.PidPool", _pidpool, refuses=True),
         Subject("pidnullpool", "pidpool.PidNullPool", _pidnullpool, refuses=True),
-        Subject("queuepool", "SQLAlchemy's QueuePool", _with_class(QueuePool)),
+        Subject("queuepool", "SQLAlchemy's QueuePool", _queuepool),
         Subject("nullpool", "SQLAlchemy's NullPool", _with_class(NullPool)),
         Subject(
             "queuepool+dispose",
             "QueuePool, engine.dispose() in the child",
-            _with_class(QueuePool),
+            _queuepool,
             Engine.dispose,
         ),
         Subject(
             "queuepool+dispose-noclose",
             "QueuePool, engine.dispose(close=False) in the child",
-            _with_class(QueuePool),
+            _queuepool,
             _dispose_without_close,
         ),
         Subject("queuepool+listener", "QueuePool with the event listeners of SQLAlchemy's manual", _with_listener),

@@ -8,17 +8,19 @@ import shutil
 import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import create_engine, exc
+from sqlalchemy import exc
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
+from . import loops
 from .backends import BACKENDS, PACKAGES, scalar
 from .errors import TargetError, summary
 from .proxy import RecordingProxy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from sqlalchemy.engine import URL
@@ -27,11 +29,14 @@ if TYPE_CHECKING:
     from .backends import Backend
     from .catalogue import Needs
 
+T = TypeVar("T")
+
 _CONNECT_SECONDS = 10
 
 # With one of these the client compares the server's name with its certificate: a proxy in between would be
 # refused.
 _NAME_CHECKS = ("sslrootcert", "ssl_ca", "ssl", "ssl_verify_identity")
+_NO_CHECKS = ("disable", "allow", "prefer", "require")  # asyncpg's `ssl` is what libpq calls `sslmode`.
 
 
 _NO_FORK = "this system has no fork, so there is nothing to survive"
@@ -55,7 +60,7 @@ class Target:
     backend: str
     """"postgresql", "mysql" (which stands for MariaDB, too) or "sqlite"."""
     driver: str
-    """"psycopg", "psycopg2", "pg8000", "pymysql", "mysqlclient" or "pysqlite"."""
+    """A key of `PACKAGES`."""
     server_version: str
     namespace: str
     """The schema (PostgreSQL), the prefix of the tables (MySQL, MariaDB) or the folder (SQLite) in which it works."""
@@ -75,6 +80,11 @@ class Target:
     def dialect(self) -> Backend:
         """The statements for this kind of server."""
         return BACKENDS[self.backend](self.namespace)
+
+    @property
+    def is_asyncio(self) -> bool:
+        """Whether the driver is one for asyncio."""
+        return loops.is_asyncio(self.url)
 
     def as_job(self) -> dict[str, Any]:
         """Return what a fresh process needs to make the same target; it contains the password."""
@@ -268,7 +278,9 @@ def _passes_a_proxy(url: URL, dialect: Backend) -> bool:
     address = server_address(url.render_as_string(hide_password=False))
     if address is None or os.name != "posix":
         return False
-    if str(url.query.get("sslmode", "")).startswith("verify") or any(key in url.query for key in _NAME_CHECKS):
+    if str(url.query.get("sslmode", "")).startswith("verify") or any(
+        key in url.query and url.query[key] not in _NO_CHECKS for key in _NAME_CHECKS
+    ):
         return False
     with RecordingProxy(*address) as proxy:
         detour = url.set(host=proxy.host, port=proxy.port)
@@ -280,13 +292,31 @@ def _passes_a_proxy(url: URL, dialect: Backend) -> bool:
 
 
 def _ask(url: URL, statement: str, arguments: dict[str, Any]) -> object:
-    engine = create_engine(url, poolclass=NullPool, connect_args=arguments)
-    with engine.connect() as connection:
-        return scalar(connection, statement)
+    engine = loops.engine(url, poolclass=NullPool, connect_args=arguments)
+
+    def ask() -> object:
+        with engine.connect() as connection:
+            return scalar(connection, statement)
+
+    return _translated(url, ask)
 
 
 def _execute(url: URL, statements: tuple[str, ...]) -> None:
-    engine = create_engine(url, poolclass=NullPool)
-    with engine.begin() as connection:
-        for statement in statements:
-            connection.exec_driver_sql(statement)
+    engine = loops.engine(url, poolclass=NullPool)
+
+    def execute() -> None:
+        with engine.begin() as connection:
+            for statement in statements:
+                connection.exec_driver_sql(statement)
+
+    _translated(url, execute)
+
+
+def _translated(url: URL, action: Callable[[], T]) -> T:
+    """Call `action` where the driver works. SQLAlchemy lets some of asyncio drivers' errors through as they are."""
+    try:
+        return loops.where_it_works(url, action)
+    except exc.SQLAlchemyError:
+        raise
+    except Exception as error:
+        raise exc.OperationalError(None, None, error) from error

@@ -40,6 +40,7 @@ def other_thread(stage: Stage) -> None:
     Python destroys other threads' thread-locals inside `os.fork()`, before any at-fork hook, and the pool's
     finalizer rolls back.
     """
+    stage.need_threads()
     engine = stage.engine()
     local = threading.local()
     registry = scoped_session(sessionmaker(engine))
@@ -81,6 +82,7 @@ def lock_held(stage: Stage) -> None:
     in the state in which it is, but not the thread that would release it. The child's first checkout waits
     for ever.
     """
+    stage.need_threads()
     _fork_inside_first_connect(stage)
     engine = stage.engine()
     between_connects = _keep_forks_out_of_connect(engine)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from . import loops
 from .catalogue import hazard as find_hazard
 from .errors import Hang, Lost, Skip, summary
 from .fresh import begin
 from .stage import Stage
 from .subjects import subject as find_subject
 from .target import Target
+
+if TYPE_CHECKING:
+    from .catalogue import Hazard
 
 # What a driver does not raise over a broken stream (a ValueError or an IndexError it may well).
 _MISTAKES = (AttributeError, NameError, NotImplementedError, TypeError)
@@ -38,7 +42,7 @@ def work(*, hazard: str, subject: str, target: dict[str, Any], seconds: float, c
     stage: Stage | None = None
     try:
         stage = Stage(find_subject(subject), Target(**target), seconds, report)
-        find_hazard(hazard).play(stage)
+        _play(find_hazard(hazard), stage)
         verdict = {"outcome": "lost", "detail": stage.noise} if stage.noise else {"outcome": "safe", "detail": ""}
     except Exception as error:
         if stage is not None and stage.depth:
@@ -47,6 +51,14 @@ def work(*, hazard: str, subject: str, target: dict[str, Any], seconds: float, c
     tell(verdict)
     # Whatever the pool's own threads and finalizers would still do, the verdict is out.
     os._exit(0)
+
+
+def _play(hazard: Hazard, stage: Stage) -> None:
+    if hazard.makes_loops or not loops.is_asyncio(stage.target.url):
+        hazard.play(stage)
+    else:
+        stage.inside_loop = True
+        loops.in_loop(lambda: hazard.play(stage))
 
 
 def _verdict(error: Exception, *, forked: bool) -> dict[str, str]:

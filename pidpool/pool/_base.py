@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import time
 from logging import DEBUG
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from pidpool.pool._sqlalchemy import (
     rolls_back_plainly,
 )
 from pidpool.pool._stats import PoolStats
+from pidpool.pool._tasks import AsyncRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping, Sequence, Sized
@@ -38,11 +38,19 @@ def _refuse_to_begin(connection: Any) -> None:  # noqa: ANN401 - what SQLAlchemy
         connection.refuse_if_inherited()
 
 
-class _DialectAttribute:
-    """``pool._dialect``, which create_engine sets after it has made the pool."""
+class DialectAttribute:
+    """``pool._dialect``, which create_engine sets after it has made the pool.
+
+    Args:
+        stand_in: what a pool without an engine has.
+
+    """
+
+    def __init__(self, stand_in: object) -> None:
+        self._stand_in = stand_in
 
     def __get__(self, pool: ForkSafePool | None, owner: type[ForkSafePool]) -> Any:  # noqa: ANN401 - see below
-        return Pool._dialect if pool is None else pool.__dict__.get("_dialect", Pool._dialect)
+        return self._stand_in if pool is None else pool.__dict__.get("_dialect", self._stand_in)
 
     def __set__(self, pool: ForkSafePool, dialect: Any) -> None:  # noqa: ANN401 - a Dialect, or a plain pool's stand-in
         pool.__dict__["_dialect"] = dialect
@@ -74,6 +82,7 @@ class Life:
         "heir",
         "idle",
         "invalidations",
+        "is_async",
         "leaks",
         "levels",
         "most",
@@ -123,6 +132,8 @@ class Life:
     #: Has "do_rollback" in it unless reset on return is nothing but the driver's own ``rollback()``: the dialect's own
     #: attributes, because that method may be replaced on the instance at any time.
     reset_by: Container[str]
+    #: Whether the connections are asyncio's: they belong to an event loop, and no finalizer may await them.
+    is_async: bool
     #: Watches checkouts, with ``leak_threshold``.
     leaks: LeakWatch | None
     #: What ``stats()`` reports. Counted by ``+= 1``, which is exact where there is a global interpreter lock: CPython
@@ -167,6 +178,7 @@ class Life:
 
     def know(self, pool: ForkSafePool) -> None:
         """Note what the pool's dialect does on reset."""
+        self.is_async = pool._dialect.is_async
         if pool._reset_on_return is reset_rollback and rolls_back_plainly(pool._dialect):
             self.reset_by = getattr(pool._dialect, "__dict__", ())
         else:
@@ -185,7 +197,7 @@ class ForkSafePool(Pool):
     _upkeep: Upkeep
     #: Stands for this pool where pools are not known.
     _opener: object
-    _dialect = _DialectAttribute()
+    _dialect = DialectAttribute(Pool._dialect)
     _timeout: float
 
     def _start(self, queue: Queue[Record], *, timeout: float | None, upkeep: Upkeep) -> None:
@@ -304,7 +316,7 @@ class ForkSafePool(Pool):
         if not isinstance(found, Slot):
             return found
         try:
-            return Record(self, life, found)
+            return (AsyncRecord if life.is_async else Record)(self, life, found)
         except BaseException:
             found.give_back()
             raise
@@ -319,7 +331,8 @@ class ForkSafePool(Pool):
         return (
             f"{type(self).__name__} limit of size {size} overflow {(queue.capacity or 0) - size} reached, {why}, "
             f"timeout {patience}: {queue.open} of {queue.capacity} connections are out, {queue.waiting} "
-            f"other threads wait, waited {waited:0.3f} s. Close connections sooner, or raise pool_size or max_overflow"
+            f"other {'tasks' if self._life.is_async else 'threads'} wait, waited {waited:0.3f} s. "
+            "Close connections sooner, or raise pool_size or max_overflow"
         )
 
     # -- checkin -------------------------------------------------------------------------------------------------
@@ -400,18 +413,12 @@ class ForkSafePool(Pool):
                     connection = _sqlite.make_way(self._opener, certainly=is_sqlite)
                     if connection is None:
                         connection = open_connection(record)
-                    # Whoever began to open it owns it, should somebody have forked meanwhile, in a do_connect event.
-                    record.ownership = _sqlite.own(
-                        self._dialect.get_driver_connection(connection), life.generation, self._opener
-                    )
+                    record.own(self._dialect.get_driver_connection(connection))
             except BaseException:
                 life.connect_errors += 1
                 raise
             if isinstance(record.ownership, _sqlite.Handle):
                 life.careful = life.attentive = True  # to note which thread uses it
-            record.driver = record.ownership.driver
-            record.is_idle = record.driver.idle
-            record.luck = random.random()  # noqa: S311 - to spread reconnects, not secrets
             return connection
 
         return connect_and_own

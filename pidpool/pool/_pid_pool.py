@@ -51,6 +51,9 @@ class PidPool(ForkSafePool, QueuePool):
     # Below SQLAlchemy's own, so that logging.getLogger("sqlalchemy.pool") reaches it, as its manual says.
     _sqla_logger_namespace = "sqlalchemy.pool.PidPool"
 
+    #: In which those who wait for a connection do so as threads.
+    _queue_of_ours: type[Queue[Record]] = Queue
+
     def __init__(  # noqa: PLR0913, PLR0917 - QueuePool's arguments and ours
         self,
         creator: Callable[..., Any],
@@ -71,7 +74,7 @@ class PidPool(ForkSafePool, QueuePool):
         # Not QueuePool.__init__: it would make a queue with locks.
         Pool.__init__(self, creator, **options)
         self._max_overflow = -1 if pool_size == 0 else max_overflow
-        queue: Queue[Record] = Queue(
+        queue = self._queue_of_ours(
             keep=pool_size if pool_size > 0 else None,
             capacity=None if self._max_overflow == -1 else pool_size + max_overflow,
             use_lifo=use_lifo,

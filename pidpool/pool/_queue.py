@@ -22,7 +22,7 @@ import time
 import weakref
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,8 +90,30 @@ class Slot:
                 queue.look_at_line()
 
 
-class _Waiter(Generic[T]):
-    """One place in the line. The lock is held until something is put in ``given``, or until it is time to look."""
+class Waiter(Protocol[T]):
+    """One place in the line. Whoever waits makes it and waits; others serve it."""
+
+    #: What has been handed over; None until then.
+    given: T | Slot | None
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until ``given`` or woken; tell whether it was that, and not the time being up."""
+
+    def is_served(self) -> bool:
+        """Tell whether somebody has handed something over."""
+
+    def expect(self, seconds: float) -> bool:
+        """Wait a moment for another thread, which is about to hand something over; tell whether it has."""
+
+    def wake(self) -> None:
+        """Have the waiter look for itself."""
+
+    def hand_over(self, thing: T | Slot) -> bool:
+        """Serve the waiter, who is out of the line already; return False if nobody will ever fetch it."""
+
+
+class ThreadWaiter(Generic[T]):
+    """A thread in line. The lock is held until something is put in ``given``, or until it is time to look."""
 
     __slots__ = ("_lock", "_woken", "given")
 
@@ -102,7 +124,7 @@ class _Waiter(Generic[T]):
         self._lock.acquire()
 
     def wait(self, seconds: float) -> bool:
-        """Wait until ``given`` or woken; tell whether it was that, and not the time being up."""
+        """Block the thread: see ``Waiter``."""
         if not self._lock.acquire(timeout=seconds):
             return False
         self._woken = False  # and look at ``given`` afterwards: see ``hand_over``
@@ -112,20 +134,27 @@ class _Waiter(Generic[T]):
         """Tell whether somebody has handed something over."""
         return self.given is not None
 
+    def expect(self, seconds: float) -> bool:
+        """Block the thread for a moment: see ``Waiter``."""
+        return self.is_served() or (self.wait(seconds) and self.is_served())
+
     def wake(self) -> None:
         """Have the waiter look for itself."""
         if not self._woken:
             self._woken = True
             self._lock.release()
 
-    def hand_over(self, thing: T | Slot) -> None:
-        """Serve the waiter, who is out of the line already."""
+    def hand_over(self, thing: T | Slot) -> bool:
+        """Serve the thread: see ``Waiter``."""
         self.given = thing
         self.wake()
+        return True
 
 
 class Queue(Generic[T]):
     """Idle items, free slots and waiters of one pool in one process.
+
+    How those in line wait is the only thing that differs between threads and tasks: ``TaskQueue`` says how tasks do.
 
     Args:
         keep: how many idle items to keep; None for as many as there are.
@@ -162,7 +191,7 @@ class Queue(Generic[T]):
     #: Slots that nobody uses. Empty for ever where there is no limit.
     _free: deque[Slot]
     #: First come, first served.
-    waiters: deque[_Waiter[T]]
+    waiters: deque[Waiter[T]]
     #: When somebody last looked at the line, and last served it (``time.monotonic()``).
     _looked: float
     _served: float
@@ -198,7 +227,7 @@ class Queue(Generic[T]):
 
     @property
     def waiting(self) -> int:
-        """How many threads stand in line."""
+        """How many stand in line."""
         return len(self.waiters)
 
     def take(self, timeout: float | None, max_waiting: int | None = None) -> T | Slot | None:
@@ -266,6 +295,9 @@ class Queue(Generic[T]):
         """Return a queue with the same settings and nothing in it."""
         return type(self)(self.keep, self.capacity, use_lifo=self.use_lifo)
 
+    def _waiter(self) -> Waiter[T]:
+        return ThreadWaiter()
+
     def _take_slot(self) -> Slot | None:
         if self.capacity is None:
             return self._new_slot().take()
@@ -289,18 +321,22 @@ class Queue(Generic[T]):
 
     def _serve(self) -> None:
         """Match the line with what is available, until one of them is empty."""
+        given: T | Slot | None = None
         while True:
             try:
                 waiter = self.waiters.popleft()
             except IndexError:
+                if given is not None:  # meant for one who will never fetch it
+                    self._put_back(given)
                 return
-            given: T | Slot | None
-            try:
-                given = self.pop_idle()
-            except IndexError:
-                given = self._take_slot()
+            if given is None:
+                try:
+                    given = self.pop_idle()
+                except IndexError:
+                    given = self._take_slot()
             if given is not None:
-                waiter.hand_over(given)
+                if waiter.hand_over(given):
+                    given = None
                 continue
             # Back to the head of the line; and since it was not in line for a moment, look again.
             self.waiters.appendleft(waiter)
@@ -308,7 +344,7 @@ class Queue(Generic[T]):
                 return
 
     def _wait(self, timeout: float | None) -> T | Slot | None:
-        waiter: _Waiter[T] = _Waiter()
+        waiter = self._waiter()
         started = time.monotonic()
         deadline = math.inf if timeout is None else started + timeout
         try:
@@ -324,12 +360,14 @@ class Queue(Generic[T]):
                     break
                 if not woken and waiter not in self.waiters:
                     # Whoever had taken us out of the line, to serve us, was interrupted.
-                    waiter = _Waiter()
+                    waiter = self._waiter()
                     self.waiters.appendleft(waiter)
                 self._serve()
         except BaseException:  # an interrupt: whatever was handed over meanwhile goes to the next in line
             self._leave(waiter)
-            self._pass_on(waiter)
+            if waiter.given is not None:
+                self._put_back(waiter.given)
+                self._serve()
             raise
         finally:
             self.waits += 1
@@ -338,27 +376,23 @@ class Queue(Generic[T]):
                 self._serve()
         return waiter.given
 
-    def _leave(self, waiter: _Waiter[T]) -> None:
+    def _leave(self, waiter: Waiter[T]) -> None:
         """Step out of the line, unless somebody is just serving us: then take what comes."""
         for _ in range(2):
             try:
                 self.waiters.remove(waiter)
             except ValueError:
                 # Another thread has taken us out of the line. It is about to hand something over, or to put us back.
-                if waiter.is_served() or (waiter.wait(_HAND_OVER) and waiter.is_served()):
+                if waiter.expect(_HAND_OVER):
                     return
             else:
                 return
 
-    def _pass_on(self, waiter: _Waiter[T]) -> None:
-        given = waiter.given
-        if given is None:
-            return
+    def _put_back(self, given: T | Slot) -> None:
         if isinstance(given, Slot):
-            given.give_back()
+            given.give_back()  # looks at the line itself
         else:
             self.idle.append(given)
-            self._serve()
 
 
 class Passage(Queue[T]):

@@ -11,17 +11,18 @@ the parent's other threads before any at-fork hook.
 
 from __future__ import annotations
 
+import random
 import time
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import util
 from sqlalchemy.exc import DontWrapMixin
 
-from pidpool import _fork
-from pidpool._sqlite import Handle
+from pidpool import _fork, _sqlite
 from pidpool.errors import InheritedConnectionError
 from pidpool.pool._cursor import GuardedCursor
-from pidpool.pool._sqlalchemy import _ConnectionFairy, _ConnectionRecord
+from pidpool.pool._sqlalchemy import _ConnectionFairy, _ConnectionRecord, streams_adapted
 from pidpool.pool._upkeep import has_something_to_say
 
 if TYPE_CHECKING:
@@ -78,6 +79,20 @@ class Record(_ConnectionRecord):
         self.echo = False
         super().__init__(pool)  # connects
 
+    def own(self, driver_connection: object) -> None:
+        """Note to whom the connection belongs that has just been opened; nobody, if it had to be closed again."""
+        # Whoever began to open it owns it, should somebody have forked meanwhile, in a do_connect event.
+        self.ownership = _sqlite.own(driver_connection, self.life.generation, self.life.pool._opener)
+        if self.ownership is None:
+            return
+        self.driver = self.ownership.driver
+        self.is_idle = self.driver.idle
+        self.luck = random.random()  # noqa: S311 - to spread reconnects, not secrets
+
+    def abort(self) -> bool:
+        """Close an asyncio connection without awaiting; return whether the driver has a way to do so."""
+        return False
+
     @property
     def inherited(self) -> bool:
         """Whether an ancestor of this process opened the connection."""
@@ -115,7 +130,7 @@ class Record(_ConnectionRecord):
         if self.inherited:
             _fork.current()
             return
-        if isinstance(self.ownership, Handle):
+        if isinstance(self.ownership, _sqlite.Handle):
             self.ownership.thread = get_ident()
         super().close()
         self.ready = False
@@ -135,7 +150,7 @@ class Record(_ConnectionRecord):
 
     def get_connection(self) -> Any:  # noqa: ANN401 - any driver's
         """Return the connection: a new one where there is none, or where it is too old or was invalidated."""
-        if isinstance(self.ownership, Handle):
+        if isinstance(self.ownership, _sqlite.Handle):
             self.ownership.thread = get_ident()
         if self.dbapi_connection is not None and self.life.pool.is_due(self):
             self._soft_invalidate_time = time.time()
@@ -199,7 +214,10 @@ class Fairy(_ConnectionFairy):
                 _fork.current()
             elif record.ticket == self._ticket and record in self._life.out:  # forgotten
                 self._connection = record.dbapi_connection  # None if the record was invalidated behind our back
-                self.close()
+                if self._life.is_async and self._connection is not None:
+                    self._drop_forgotten(record)
+                else:
+                    self.close()
         except BaseException:  # an interrupt, which Python only prints here: drop the record, and thereby its slot
             if record.ticket == self._ticket:
                 self._life.out.pop(record, None)
@@ -239,7 +257,8 @@ class Fairy(_ConnectionFairy):
         cursor = self._connection.cursor(*args, **kwargs)
         record: Any = self._connection_record
         driver = self._ownership.driver if record is None else record.driver
-        if driver.streams is not None and driver.streams(cursor):
+        streams = streams_adapted if self._life.is_async else driver.streams
+        if streams is not None and streams(cursor):
             return GuardedCursor(cursor, self._life.page, self.refuse_if_inherited)
         return cursor
 
@@ -346,6 +365,35 @@ class Fairy(_ConnectionFairy):
         else:
             self._connection = self._connection_record = None
 
+    def _drop_forgotten(self, record: Record) -> None:
+        """Give up an asyncio connection that was never given back: a finalizer cannot await its rollback."""
+        pool: Any = self._pool
+        connection = self._connection
+        can_terminate = bool(pool._dialect.has_terminate)
+        try:
+            self._reset(pool, transaction_was_reset=False, terminate_only=True, asyncio_safe=False)
+            aborted = record.abort()  # first, because detaching hands the record to the next one
+            self.detach()
+            if pool.dispatch.close_detached:
+                pool.dispatch.close_detached(connection)
+            if can_terminate and not aborted:
+                pool._close_connection(connection, terminate=True)
+            can_terminate = can_terminate or aborted
+        except Exception:
+            pool.logger.exception("Exception during reset or similar")
+            if self._connection_record is not None:
+                record.invalidate()
+                record.checkin()
+        finally:
+            self._connection = self._connection_record = None
+        message = (
+            f"A connection of pid {self._life.pid} was forgotten instead of closed, and the garbage collector has "
+            f"{'terminated' if can_terminate else 'dropped'} it: {connection!r}. A finalizer cannot await, so call "
+            "close() on connections and sessions, or use them in `async with` blocks."
+        )
+        pool.logger.error(message)
+        util.warn(message)
+
     def _close_detached(self, transaction_was_reset: bool) -> None:  # noqa: FBT001 - as its caller
         pool: Any = self._pool
         connection = self._connection
@@ -353,7 +401,8 @@ class Fairy(_ConnectionFairy):
             self._reset(pool, transaction_was_reset, terminate_only=True, asyncio_safe=True)
             if pool.dispatch.close_detached:
                 pool.dispatch.close_detached(connection)
-            pool._close_connection(connection)
+            dialect = pool._dialect
+            pool._close_connection(connection, terminate=dialect.is_async and dialect.has_terminate)
         except BaseException as error:
             pool.logger.exception("Exception during reset or similar")
             if not isinstance(error, Exception):

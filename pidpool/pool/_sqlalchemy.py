@@ -20,6 +20,7 @@ from sqlalchemy.pool.base import (
     reset_commit,
     reset_rollback,
 )
+from sqlalchemy.util import await_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +36,7 @@ __all__ = [
     "_ConnDialect",
     "_ConnectionFairy",
     "_ConnectionRecord",
+    "await_only",
     "forget_event_locks",
     "guard_begin",
     "known_levels",
@@ -42,6 +44,7 @@ __all__ = [
     "reset_commit",
     "reset_rollback",
     "rolls_back_plainly",
+    "streams_adapted",
 ]
 
 #: The private attributes and methods that this room reads, sets or overrides, by the class that has them.
@@ -84,6 +87,12 @@ def rolls_back_plainly(dialect: Any) -> bool:  # noqa: ANN401 - a Dialect, or th
     if getattr(dialect, "skip_autocommit_rollback", False):  # since 2.0.43; the stock one looks at the connection then
         return False
     return type(dialect).do_rollback in (DefaultDialect.do_rollback, _ConnDialect.do_rollback)
+
+
+def streams_adapted(cursor: Any) -> bool:  # noqa: ANN401 - an adapter for a cursor of asyncio's
+    """Tell whether an asyncio cursor reads its rows from the server as they are asked for."""
+    # SQLAlchemy 2.0 marks some of its adapters by their name alone.
+    return bool(getattr(cursor, "server_side", False)) or type(cursor).__name__.endswith("_ss_cursor")
 
 
 def listeners(pool: Pool, event: str) -> tuple[Sequence[object], Sequence[object]]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine import CreateEnginePlugin
-from sqlalchemy.pool import NullPool, QueuePool
+from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, QueuePool
 
+from pidpool.pool._async_pool import AsyncPidPool
 from pidpool.pool._pid_pool import PidNullPool, PidPool
 
 if TYPE_CHECKING:
@@ -28,8 +29,13 @@ class PidPoolPlugin(CreateEnginePlugin):
     def __init__(self, url: URL, kwargs: dict[str, Any]) -> None:
         if kwargs.get("poolclass") is not None or kwargs.get("pool") is not None:
             return
-        dialect: Any = url.get_dialect()
-        matching: dict[type[Any], type[Any]] = {QueuePool: PidPool, NullPool: PidNullPool}
+        # Some dialects have one name and two classes (psycopg): create_async_engine says which it wants.
+        dialect: Any = url.get_dialect(_is_async=kwargs.get("_is_async", False))
+        matching: dict[type[Any], type[Any]] = {
+            QueuePool: PidPool,
+            AsyncAdaptedQueuePool: AsyncPidPool,
+            NullPool: PidNullPool,
+        }
         found = matching.get(dialect.get_pool_class(url))
         if found is not None:
             kwargs["poolclass"] = found

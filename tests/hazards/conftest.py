@@ -30,7 +30,7 @@ def target_of(postgresql: Address, mariadb: Address) -> Iterator[TargetOf]:
 
     def target(driver: str) -> Target:
         if driver not in targets:
-            server = postgresql if driver in POSTGRESQL_DRIVERS else mariadb
+            server = postgresql if driver in {*POSTGRESQL_DRIVERS, "asyncpg", "psycopg_async"} else mariadb
             targets[driver] = check_target(server.url(driver))
         return targets[driver]
 

@@ -10,8 +10,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
 from pidpool.hazards import TargetError, check_target, embedded, hazard, run, subject
-from tests.servers import DRIVERS
-from tests.servers.address import POSTGRESQL_DRIVERS
+from tests.conftest import address_for
+from tests.servers import ASYNCIO_DRIVERS, DRIVERS
 from tests.servers.postgresql import run_postgresql
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ def _ours(url: str) -> list[str]:
     return [name for name in names if name.startswith("pidpool_audit_")]
 
 
-@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("driver", DRIVERS + ASYNCIO_DRIVERS)
 def test_what_is_created_is_removed(driver: str, request: pytest.FixtureRequest) -> None:
-    server: Address = request.getfixturevalue("postgresql" if driver in POSTGRESQL_DRIVERS else "mariadb")
-    url = server.url(driver)
-    with check_target(url) as target:
+    server = address_for(driver, request)
+    url = server.url("pymysql" if server.backend == "mysql" else "psycopg")
+    with check_target(server.url(driver)) as target:
         assert target.driver == driver
         assert target.backend == server.backend
         assert target.server_version.split()[0] in {"PostgreSQL", "MariaDB", "MySQL"}
@@ -47,7 +47,7 @@ def test_what_is_created_is_removed(driver: str, request: pytest.FixtureRequest)
         ("sqlite:///file:s3cr3t-w0rd?uri=true", "name a file by its path"),
         ("sqlite:////no/such/folder/file", "cannot create a folder of the audit's own beside /no/such/folder/file"),
         ("sqlite+pysqlcipher://u:s3cr3t-w0rd@/file", "does not know 'sqlite' databases"),
-        ("postgresql+asyncpg://u:s3cr3t-w0rd@127.0.0.1/x", "does not support the driver 'asyncpg'"),
+        ("mysql+asyncmy://u:s3cr3t-w0rd@127.0.0.1/x", "does not support the driver 'asyncmy'"),
         ("postgresql+nonsense://u:s3cr3t-w0rd@127.0.0.1/x", "no driver for 'postgresql\\+nonsense'"),
         ("postgresql+psycopg://u:s3cr3t-w0rd@127.0.0.1:1/x", "cannot connect to .*127.0.0.1:1/x.*Is the server up"),
         ("mysql+pymysql://u:s3cr3t-w0rd@127.0.0.1:1/x", "cannot connect to .*127.0.0.1:1/x.*Is the server up"),

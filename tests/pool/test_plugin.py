@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import create_engine, make_url
 from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import (
     AssertionPool,
     AsyncAdaptedQueuePool,
@@ -16,7 +17,7 @@ from sqlalchemy.pool import (
     StaticPool,
 )
 
-from pidpool import PidNullPool, PidPool
+from pidpool import AsyncPidPool, PidNullPool, PidPool
 from pidpool.pool.plugin import PidPoolPlugin
 from tests.pool.forking import in_child, use
 
@@ -86,9 +87,23 @@ def test_an_sqlite_database_in_memory_keeps_its_pool() -> None:
     engine.dispose()
 
 
-def test_an_asyncio_dialect_keeps_its_pool(postgresql: Address) -> None:
-    engine = create_engine(with_plugin(postgresql.url("psycopg").replace("+psycopg", "+psycopg_async")))
-    assert type(engine.pool) is AsyncAdaptedQueuePool
+@pytest.mark.parametrize(
+    ("url", "before", "after"),
+    [
+        (URL.create("postgresql+asyncpg", host="nowhere"), AsyncAdaptedQueuePool, AsyncPidPool),
+        (URL.create("mysql+aiomysql", host="nowhere"), AsyncAdaptedQueuePool, AsyncPidPool),
+        (URL.create("sqlite+aiosqlite"), StaticPool, StaticPool),  # a database in memory
+    ],
+)
+def test_an_asyncio_dialect_gets_the_class_that_matches(url: URL, before: type[Pool], after: type[Pool]) -> None:
+    assert type(create_async_engine(url).pool) is before
+    assert type(create_async_engine(url.update_query_dict({"plugin": "pidpool"})).pool) is after
+
+
+def test_one_name_for_two_dialects_gets_the_class_for_the_engine_that_is_created(postgresql: Address) -> None:
+    url = with_plugin(postgresql.url("psycopg"))
+    assert type(create_engine(url).pool) is PidPool
+    assert type(create_async_engine(url).pool) is AsyncPidPool
 
 
 def test_options_of_the_pool_arrive(postgresql: Address) -> None:

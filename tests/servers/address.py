@@ -26,6 +26,12 @@ POSTGRESQL_DRIVERS = tuple(_DIALECTS["postgresql"])
 MYSQL_DRIVERS = tuple(_DIALECTS["mysql"])
 DRIVERS = POSTGRESQL_DRIVERS + MYSQL_DRIVERS
 
+_ASYNCIO_DIALECTS: dict[Backend, dict[str, str]] = {
+    "postgresql": {"asyncpg": "postgresql+asyncpg", "psycopg_async": "postgresql+psycopg_async"},
+    "mysql": {"aiomysql": "mysql+aiomysql"},
+}
+ASYNCIO_DRIVERS = tuple(driver for dialects in _ASYNCIO_DIALECTS.values() for driver in dialects)
+
 # Said explicitly, because libpq, PyMySQL and pg8000 turn TLS on by themselves where the server offers it. No
 # URL keeps pg8000 from it: see `connect_args`.
 _PLAIN = {
@@ -34,6 +40,9 @@ _PLAIN = {
     "pg8000": {},
     "pymysql": {"ssl_disabled": "true"},
     "mysqlclient": {"ssl_mode": "DISABLED"},
+    "asyncpg": {"ssl": "disable"},
+    "psycopg_async": {"sslmode": "disable"},
+    "aiomysql": {},
 }
 
 
@@ -79,7 +88,7 @@ class Address:
         offers: give `create_engine` the `connect_args` below as well to have that plain.
         """
         return URL.create(
-            _DIALECTS[self.backend][driver],
+            (_DIALECTS[self.backend] | _ASYNCIO_DIALECTS[self.backend])[driver],
             username=self.user,
             password=self.password,
             host=self.host,
@@ -95,8 +104,10 @@ class Address:
     def _tls_query(self, driver: str) -> dict[str, str]:
         if self.certificate is None:
             raise ValueError(f"the {self.backend} server at {self.host}:{self.port} has no TLS")
-        if driver == "pg8000":
+        if driver in {"pg8000", "aiomysql"}:  # no URL has a context: see `connect_args` of the tests
             return {}
+        if driver == "asyncpg":
+            return {"ssl": "require"}
         if self.backend == "postgresql":
             return {"sslmode": "verify-ca", "sslrootcert": str(self.certificate)}
         return {"ssl_ca": str(self.certificate)}
