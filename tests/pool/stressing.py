@@ -19,7 +19,6 @@ from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
-import pidpool.pool._pid_pool as pools
 from pidpool import InheritedConnectionError, PidPool
 from pidpool.pool import _queue
 from pidpool.pool._queue import Queue
@@ -434,7 +433,7 @@ def stress(seed: int, checkouts: int, *, patience: float, broken: str = "", use_
     """Let 24 threads loose on a pool of connections to nowhere, and fork in every second episode."""
     _begin(1e-6)
     if broken:
-        vars(pools)["Queue"] = BROKEN[broken]
+        PidPool._queue_of_ours = BROKEN[broken]
     dice = random.Random(seed)  # noqa: S311 - to be repeated
     use = NothingUse("PidPool", dice, use_lifo=use_lifo)
     crowd = Crowd(use, threads=24, patience=patience, seed=seed)
