@@ -71,6 +71,8 @@ class PidPool(ForkSafePool, QueuePool):
         close_before_fork: bool = False,  # noqa: FBT001, FBT002 - as above
         **options: Any,  # noqa: ANN401 - Pool's own
     ) -> None:
+        if max_overflow < -1:
+            raise ValueError(f"max_overflow must be -1, for no limit, or more, and is {max_overflow}")
         # Not QueuePool.__init__: it would make a queue with locks.
         Pool.__init__(self, creator, **options)
         self._max_overflow = -1 if pool_size == 0 else max_overflow

@@ -22,15 +22,16 @@ import time
 import weakref
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
 
-#: How long a waiter whose time is up lets a thread finish that has just taken it out of the line (seconds).
-_HAND_OVER: Final = 0.05
+#: How long a waiter whose time is up lets a thread finish that is just handing it something (seconds): a few opcodes,
+#: if nobody interrupts it.
+_HAND_OVER: Final = 1.0
 
 #: How often a waiter looks at what is available by itself (seconds). It finds something only after an interrupt has
 #: struck somebody between making a thing available and looking at the line.
@@ -90,35 +91,65 @@ class Slot:
                 queue.look_at_line()
 
 
-class Waiter(Protocol[T]):
-    """One place in the line. Whoever waits makes it and waits; others serve it."""
+class Waiter(Generic[T]):
+    """One place in the line. Whoever waits makes it and waits; others serve it. How one waits, a subclass says."""
+
+    __slots__ = ("_seat", "given")
 
     #: What has been handed over; None until then.
     given: T | Slot | None
+    #: Has one element until somebody takes it: the one who serves, or the one who waits and leaves. So neither is
+    #: anything handed to somebody who is gone, nor does anybody go who is just being served.
+    _seat: list[None]
+
+    def __init__(self) -> None:
+        self.given = None
+        self._seat = [None]
+
+    def is_waiting(self) -> bool:
+        """Tell whether it can still be served."""
+        return bool(self._seat)
+
+    def is_served(self) -> bool:
+        """Tell whether something has been handed over."""
+        return self.given is not None
+
+    def leave(self) -> bool:
+        """Do not be served any more; return False if that comes too late, and something is being handed over."""
+        try:
+            self._seat.pop()
+        except IndexError:
+            return False
+        return True
+
+    def hand_over(self, thing: T | Slot) -> bool:
+        """Serve the waiter; return False if it has left."""
+        if not self.leave():
+            return False
+        self.given = thing
+        self.wake()
+        return True
 
     def wait(self, seconds: float) -> bool:
         """Wait until ``given`` or woken; tell whether it was that, and not the time being up."""
-
-    def is_served(self) -> bool:
-        """Tell whether somebody has handed something over."""
+        raise NotImplementedError
 
     def expect(self, seconds: float) -> bool:
         """Wait a moment for another thread, which is about to hand something over; tell whether it has."""
+        raise NotImplementedError
 
     def wake(self) -> None:
         """Have the waiter look for itself."""
-
-    def hand_over(self, thing: T | Slot) -> bool:
-        """Serve the waiter, who is out of the line already; return False if nobody will ever fetch it."""
+        raise NotImplementedError
 
 
-class ThreadWaiter(Generic[T]):
+class ThreadWaiter(Waiter[T]):
     """A thread in line. The lock is held until something is put in ``given``, or until it is time to look."""
 
-    __slots__ = ("_lock", "_woken", "given")
+    __slots__ = ("_lock", "_woken")
 
     def __init__(self) -> None:
-        self.given: T | Slot | None = None
+        super().__init__()
         self._woken = False
         self._lock = threading.Lock()
         self._lock.acquire()
@@ -127,28 +158,21 @@ class ThreadWaiter(Generic[T]):
         """Block the thread: see ``Waiter``."""
         if not self._lock.acquire(timeout=seconds):
             return False
-        self._woken = False  # and look at ``given`` afterwards: see ``hand_over``
+        self._woken = False  # and look at ``given`` afterwards: whoever serves sets that first
         return True
-
-    def is_served(self) -> bool:
-        """Tell whether somebody has handed something over."""
-        return self.given is not None
 
     def expect(self, seconds: float) -> bool:
         """Block the thread for a moment: see ``Waiter``."""
-        return self.is_served() or (self.wait(seconds) and self.is_served())
+        deadline = time.monotonic() + seconds
+        while not self.is_served() and self.wait(max(0.0, deadline - time.monotonic())):
+            pass
+        return self.is_served()
 
     def wake(self) -> None:
-        """Have the waiter look for itself."""
+        """Have the thread look for itself."""
         if not self._woken:
             self._woken = True
             self._lock.release()
-
-    def hand_over(self, thing: T | Slot) -> bool:
-        """Serve the thread: see ``Waiter``."""
-        self.given = thing
-        self.wake()
-        return True
 
 
 class Queue(Generic[T]):
@@ -313,11 +337,13 @@ class Queue(Generic[T]):
         now = time.monotonic()
         since, self._looked = now - self._looked, now
         if since < _FASTER_THAN_A_SWITCH and now - self._served < _TURN:
-            with suppress(IndexError):  # it gave up between our two looks
-                self.waiters[0].wake()
-        else:
-            self._served = now
-            self._serve()
+            with suppress(IndexError):  # the line is gone meanwhile
+                head = self.waiters[0]
+                if head.is_waiting():
+                    head.wake()
+                    return
+        self._served = now
+        self._serve()
 
     def _serve(self) -> None:
         """Match the line with what is available, until one of them is empty."""
@@ -329,6 +355,8 @@ class Queue(Generic[T]):
                 if given is not None:  # meant for one who will never fetch it
                     self._put_back(given)
                 return
+            if not waiter.is_waiting():  # it lined up twice, or has left
+                continue
             if given is None:
                 try:
                     given = self.pop_idle()
@@ -345,6 +373,7 @@ class Queue(Generic[T]):
 
     def _wait(self, timeout: float | None) -> T | Slot | None:
         waiter = self._waiter()
+        lined_up_again = False
         started = time.monotonic()
         deadline = math.inf if timeout is None else started + timeout
         try:
@@ -355,14 +384,11 @@ class Queue(Generic[T]):
                 if remaining <= 0:
                     self._leave(waiter)
                     break
-                woken = waiter.wait(min(remaining, _LOOK_AGAIN))
-                if waiter.is_served():
-                    break
-                if not woken and waiter not in self.waiters:
-                    # Whoever had taken us out of the line, to serve us, was interrupted.
-                    waiter = self._waiter()
-                    self.waiters.appendleft(waiter)
-                self._serve()
+                if not waiter.wait(min(remaining, _LOOK_AGAIN)):
+                    lined_up_again = True
+                    waiter = self._line_up_again(waiter)
+                if not waiter.is_served():
+                    self._serve()
         except BaseException:  # an interrupt: whatever was handed over meanwhile goes to the next in line
             self._leave(waiter)
             if waiter.given is not None:
@@ -370,23 +396,35 @@ class Queue(Generic[T]):
                 self._serve()
             raise
         finally:
+            if lined_up_again:
+                self._forget(waiter)
+            waited = time.monotonic() - started
             self.waits += 1
-            self.wait_seconds += time.monotonic() - started
+            self.wait_seconds += waited
             if self.idle or self._free:  # it may have been us who was woken for it
                 self._serve()
         return waiter.given
 
+    def _line_up_again(self, waiter: Waiter[T]) -> Waiter[T]:
+        """Go back to the head of the line, if somebody has taken us out of it and has not served us."""
+        if not waiter.is_waiting():
+            if waiter.expect(_HAND_OVER):
+                return waiter
+            waiter = self._waiter()  # it was interrupted, with our seat in its hand
+        if waiter not in self.waiters:
+            self.waiters.appendleft(waiter)
+        return waiter
+
     def _leave(self, waiter: Waiter[T]) -> None:
         """Step out of the line, unless somebody is just serving us: then take what comes."""
-        for _ in range(2):
-            try:
+        if not waiter.leave():
+            waiter.expect(_HAND_OVER)
+        self._forget(waiter)
+
+    def _forget(self, waiter: Waiter[T]) -> None:
+        with suppress(ValueError):
+            while True:
                 self.waiters.remove(waiter)
-            except ValueError:
-                # Another thread has taken us out of the line. It is about to hand something over, or to put us back.
-                if waiter.expect(_HAND_OVER):
-                    return
-            else:
-                return
 
     def _put_back(self, given: T | Slot) -> None:
         if isinstance(given, Slot):

@@ -188,7 +188,7 @@ class Fairy(_ConnectionFairy):
     _connection: Any
     #: The pool's life in the process that checked this connection out.
     _life: Life
-    #: The number of this checkout.
+    #: The number of this checkout; negative once it is being given back.
     _ticket: int
     #: Set when the connection is detached; until then the record has it.
     _ownership: Ownership
@@ -212,14 +212,15 @@ class Fairy(_ConnectionFairy):
         try:
             if not self._life.page[0]:
                 _fork.current()
-            elif record.ticket == self._ticket and record in self._life.out:  # forgotten
+            elif record.ticket == abs(self._ticket) and record in self._life.out:  # forgotten, or left half closed
+                self._ticket = record.ticket
                 self._connection = record.dbapi_connection  # None if the record was invalidated behind our back
                 if self._life.is_async and self._connection is not None:
                     self._drop_forgotten(record)
                 else:
                     self.close()
         except BaseException:  # an interrupt, which Python only prints here: drop the record, and thereby its slot
-            if record.ticket == self._ticket:
+            if record.ticket == abs(self._ticket):
                 self._life.out.pop(record, None)
             raise
 
@@ -309,9 +310,12 @@ class Fairy(_ConnectionFairy):
         # ``self`` is looked at as little as can be: its class has a ``__getattr__``, which keeps CPython 3.11 from
         # specialising the look.
         record: Any = self._connection_record
-        if record is None or record.ticket != self._ticket:
+        ticket = self._ticket
+        if record is None or record.ticket != ticket:
             self._close_apart(transaction_reset)
             return
+        # Whoever closes it once more meanwhile, in a signal handler or another thread, finds that it is being closed.
+        self._ticket = -ticket
         life = record.life
         if not life.page[0]:
             _fork.current()
@@ -362,7 +366,7 @@ class Fairy(_ConnectionFairy):
             _fork.current()
         elif self._connection_record is None and self._connection is not None:
             self._close_detached(transaction_was_reset)
-        else:
+        elif self._ticket > 0:  # the record was taken from us
             self._connection = self._connection_record = None
 
     def _drop_forgotten(self, record: Record) -> None:

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import functools
 import time
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pidpool import _fork, _loops
-from pidpool.pool._queue import Queue
+from pidpool.pool._queue import Queue, Waiter
 from pidpool.pool._record import Record
 from pidpool.pool._sqlalchemy import await_only
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pidpool.pool._base import ForkSafePool, Life
-    from pidpool.pool._queue import Slot, Waiter
+    from pidpool.pool._queue import Slot
 
 T = TypeVar("T")
 
@@ -27,13 +27,13 @@ _LOOK_EVERY: Final = 0.0005
 _running_loop = asyncio._get_running_loop
 
 
-class TaskWaiter(Generic[T]):
+class TaskWaiter(Waiter[T]):
     """A task in line: see ``Waiter``. It waits for a future of its event loop."""
 
-    __slots__ = ("_future", "_loop", "_page", "_woken", "given")
+    __slots__ = ("_future", "_loop", "_page", "_woken")
 
     def __init__(self) -> None:
-        self.given: T | Slot | None = None
+        super().__init__()
         self._woken = False
         self._future: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
@@ -46,10 +46,6 @@ class TaskWaiter(Generic[T]):
             await_only(asyncio.wait([self._future], timeout=seconds))
         woken, self._woken = self._woken, False
         return woken or self.is_served()
-
-    def is_served(self) -> bool:
-        """Tell whether somebody has handed something over."""
-        return self.given is not None
 
     def expect(self, seconds: float) -> bool:
         """Hold the loop up for a moment: a task that is cancelled, or finalized, cannot await."""
@@ -72,9 +68,7 @@ class TaskWaiter(Generic[T]):
         """Serve the task, unless nothing will ever run it again."""
         if not self._page[0] or self._loop.is_closed():
             return False
-        self.given = thing
-        self.wake()
-        return True
+        return super().hand_over(thing)
 
     def _wake(self) -> None:
         self._woken = True

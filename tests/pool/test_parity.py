@@ -216,6 +216,17 @@ def last_in_first_out(scene: Scene) -> None:
 
 
 @story()
+def closed_once_more_while_it_is_being_closed(scene: Scene) -> None:
+    connection = scene.connect()
+    scene.on("reset", lambda *_: connection.close())
+    scene.attempt(connection.close)
+    scene.counts()
+    one, other = scene.connect(), scene.connect()
+    scene.note(one.dbapi_connection is other.dbapi_connection)
+    scene.counts()
+
+
+@story()
 def checked_in_twice(scene: Scene) -> None:
     connection = scene.connect()
     record = connection._connection_record

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pidpool.pool._queue import Queue, Slot
+from pidpool.pool import _queue
+from pidpool.pool._queue import Queue, Slot, ThreadWaiter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -324,3 +325,128 @@ def test_a_crowd_loses_no_slot_and_shares_no_item(use_lifo: bool, trouble: float
     everything = [queue.take(0) for _ in range(5)]
     assert None not in everything
     assert queue.take(0) is None
+
+
+# Who serves, who leaves, and when the line is served
+
+
+class Noted(ThreadWaiter[Item]):
+    """One in line, of whom nobody is behind: it notes how it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.woken = 0
+
+    def wake(self) -> None:
+        self.woken += 1
+
+
+def crowded(queue: Queue[Item], looked: float, served: float) -> Noted:
+    """Put somebody in line; the line was looked at, and served, so many seconds ago. None can be in the future."""
+    noted = Noted()
+    queue.waiters.append(noted)
+    now = time.monotonic()
+    queue._looked, queue._served = now - looked, now - served
+    return noted
+
+
+def test_what_comes_back_is_handed_to_the_first_in_line() -> None:
+    queue: Queue[Item] = Queue(keep=1, capacity=1)
+    item = new_item(queue)
+    first, second = crowded(queue, 60, 60), crowded(queue, 60, 60)
+    assert queue.give(item) is None
+    assert (first.given, second.given) == (item, None)
+    assert (first.woken, second.woken) == (1, 0)
+    assert list(queue.idle) == []
+
+
+def test_faster_than_threads_can_be_switched_things_stay_idle_and_the_first_in_line_is_woken_to_look() -> None:
+    queue: Queue[Item] = Queue(keep=2, capacity=2)
+    item = new_item(queue)
+    first = crowded(queue, -60, -60)  # whatever the machine's speed, these are less than any limit
+    assert queue.give(item) is None
+    assert (first.given, first.woken) == (None, 1)
+    assert list(queue.idle) == [item]
+    assert queue.waiting == 1
+
+
+def test_but_once_a_millisecond_somebody_is_served() -> None:
+    queue: Queue[Item] = Queue(keep=2, capacity=2)
+    item = new_item(queue)
+    first = crowded(queue, -60, 0.002)
+    queue.give(item)
+    assert first.given is item
+
+
+def test_one_who_is_woken_to_look_finds_what_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_queue, "_LOOK_AGAIN", 3600)
+    queue: Queue[Item] = Queue(keep=1, capacity=1)
+    item = new_item(queue)
+    waiter = Waiter(queue)
+    wait_until_waiting(queue, 1)
+    queue._looked = queue._served = time.monotonic() + 60
+    queue.give(item)
+    assert waiter.result() is item
+
+
+def test_who_has_left_is_handed_nothing_and_the_next_is_served() -> None:
+    queue: Queue[Item] = Queue(keep=2, capacity=2)
+    item = new_item(queue)
+    gone, here = crowded(queue, 60, 60), crowded(queue, 60, 60)
+    assert gone.leave()
+    assert not gone.hand_over(item)
+    queue.give(item)
+    assert (gone.given, here.given) == (None, item)
+
+
+def test_who_is_just_being_served_does_not_leave() -> None:
+    served = Noted()
+    assert served.hand_over(Item(Queue(keep=1, capacity=1).take(0)))  # type: ignore[arg-type]
+    assert not served.leave()
+
+
+@pytest.mark.parametrize("timeout", [0.3, PATIENCE])
+def test_one_whose_server_pauses_gets_the_connection_or_leaves_it_to_others(
+    timeout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_queue, "_LOOK_AGAIN", 0.05)
+    queue: Queue[Item] = Queue(keep=1, capacity=1)
+    item = new_item(queue)
+    waiter = Waiter(queue, timeout)
+    wait_until_waiting(queue, 1)
+    taken_out = queue.waiters.popleft()  # and now the thread that does this is not scheduled for a while
+    wait_until_waiting(queue, 1)  # it lines up again
+    if timeout < 1:
+        assert waiter.result() is None
+        assert not taken_out.hand_over(item)
+    else:
+        assert taken_out.hand_over(item)
+        assert waiter.result() is item
+    assert queue.waiting == 0
+
+
+def test_one_whose_server_was_interrupted_with_the_seat_in_its_hand_is_served_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_queue, "_LOOK_AGAIN", 0.05)
+    monkeypatch.setattr(_queue, "_HAND_OVER", 0.05)
+    queue: Queue[Item] = Queue(keep=1, capacity=1)
+    item = new_item(queue)
+    waiter = Waiter(queue)
+    wait_until_waiting(queue, 1)
+    assert queue.waiters.popleft().leave()
+    queue.idle.append(item)
+    assert waiter.result() is item
+
+
+def test_one_who_leaves_serves_the_next_with_what_it_was_woken_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_queue, "_LOOK_AGAIN", 3600)
+    queue: Queue[Item] = Queue(keep=1, capacity=1)
+    item = new_item(queue)
+    impatient = Waiter(queue, 0.3)
+    wait_until_waiting(queue, 1)
+    next_one = Waiter(queue)
+    wait_until_waiting(queue, 2)
+    queue.idle.append(item)  # and whoever did this was interrupted before it looked at the line
+    impatient.join(PATIENCE)
+    assert next_one.result() is item or impatient.got is item
