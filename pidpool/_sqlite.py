@@ -33,6 +33,7 @@ thread uses a connection (``Handle.thread``), and lets it be looked at once it i
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import os
@@ -44,7 +45,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from pidpool import _fork, drivers
 from pidpool._discard import Ownership, pin
-from pidpool.drivers.sqlite3 import DRIVER
 from pidpool.errors import InheritedFileError
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ Kind = Literal["file", "memory", "temporary", "unknown"]
 _SETTING_UP: Final = "a connection to it that was just being set up"
 _TEMPORARY: Final = "a temporary database open, which no other process can have"
 _BUSY: Final = "another thread inside SQLite"
+_CLOSING: Final = "a connection to it that was being closed"
+_ONE_THREAD: Final = "a connection to it that only one thread may use"
 
 #: ``sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE``, which Python names since 3.12.
 _NO_CHECKPOINT_ON_CLOSE: Final = 1006
@@ -186,7 +188,7 @@ def _activity(connection: Any) -> str | None:  # noqa: ANN401 - the driver is no
         if connection.in_transaction:
             return "a transaction open on it"
     except Exception:  # noqa: BLE001 - closed, or made by another thread, which the driver may forbid us to look at
-        return None if _is_closed(connection) else "a connection to it that only one thread may use"
+        return None if _is_closed(connection) else _ONE_THREAD
     return "a cursor open on it" if _cursors(connection) else None
 
 
@@ -198,11 +200,12 @@ def _is_closed(connection: Any) -> bool:  # noqa: ANN401 - see above
     return False
 
 
-def _cursors(connection: object) -> list[object]:
-    """Return the cursors and blobs that are open on a connection, as far as the garbage collector knows them."""
+def _cursors(connection: object | None = None) -> list[object]:
+    """Return the cursors and blobs of a connection, or of all, as far as the garbage collector knows them."""
     driver = sys.modules.get("sqlite3")
     kinds = tuple(kind for name in ("Cursor", "Blob") if (kind := getattr(driver, name, None)) is not None)
-    return [thing for thing in gc.get_referrers(connection) if isinstance(thing, kinds)]
+    candidates = gc.get_objects() if connection is None else gc.get_referrers(connection)
+    return [thing for thing in candidates if isinstance(thing, kinds)]
 
 
 # -- files -----------------------------------------------------------------------------------------------------------
@@ -247,8 +250,10 @@ class Handle(Ownership):
 
     """
 
-    __slots__ = ("_references", "files", "kind", "obstacle", "opener", "path", "thread")
+    __slots__ = ("_references", "database", "files", "kind", "obstacle", "opener", "path", "thread")
 
+    #: SQLite's own connection: the driver's, or what a thread of the driver's uses for it.
+    database: Any
     #: What it is connected to, and the file's name for people.
     kind: Kind
     path: str
@@ -264,6 +269,8 @@ class Handle(Ownership):
     def __init__(
         self, connection: object, generation: _fork.Generation | None = None, opener: object | None = None
     ) -> None:
+        of_drivers = drivers.of(connection).sqlite3
+        self.database = connection if of_drivers is None else of_drivers(connection)
         self.kind, self.path, self.files = "unknown", "", frozenset()
         self.thread = threading.get_ident()
         self.obstacle = _SETTING_UP
@@ -289,7 +296,7 @@ class Handle(Ownership):
 
         """
         if self._references < 0:
-            self._references = sys.getrefcount(self.connection) - 1  # without the checkout
+            self._references = sys.getrefcount(self.database) - 1  # without the checkout
             self.obstacle = self._inspect(set_up=True)
         inheritance = _inheritance()
         return inheritance.has_settled(self.files) or inheritance.settle(self.path, self.files)
@@ -315,14 +322,17 @@ class Handle(Ownership):
                     obstacle = "it open by the VFS unix-excl"
                 elif set_up and self._ask(f'"{schema}".locking_mode')[0][0] == "exclusive":
                     obstacle = "it open with locking_mode=EXCLUSIVE"
-        except Exception:  # noqa: BLE001 - an authorizer that forbids it, or whatever a class of the application's does
+        except Exception as error:  # noqa: BLE001 - an authorizer that forbids it, or a class of the application's
             self.kind = "unknown"
+            obstacle = _ONE_THREAD if "thread" in str(error) else None
         self.files = frozenset(files)
-        return "a connection to it that tells nothing about itself" if self.kind == "unknown" else obstacle
+        if self.kind == "unknown":
+            return obstacle or "a connection to it that tells nothing about itself"
+        return obstacle
 
     def _identify(self, schema: str, file: str) -> tuple[Kind, Identity | None, str]:
         found = library()
-        vfs = found.vfs(self.connection, schema) if file and found is not None else ""
+        vfs = found.vfs(self.database, schema) if file and found is not None else ""
         if vfs == "memdb":
             return "memory", None, vfs
         if file:
@@ -337,8 +347,7 @@ class Handle(Ownership):
         return ("memory" if journal in {"memory", "off"} else "temporary"), None, vfs
 
     def _ask(self, pragma: str) -> list[tuple[Any, ...]]:
-        connection: Any = self.connection
-        cursor = connection.cursor()
+        cursor = self.database.cursor()
         cursor.row_factory = None
         try:
             rows: list[tuple[Any, ...]] = cursor.execute(f"PRAGMA {pragma}").fetchall()
@@ -346,6 +355,32 @@ class Handle(Ownership):
             cursor.close()
         # A text_factory of the application's may make bytes of it.
         return [tuple(os.fsdecode(each) if isinstance(each, bytes) else each for each in row) for row in rows]
+
+    @property
+    def has_thread(self) -> bool:
+        """Whether a thread of the driver's works for the connection, and nobody else is to use it."""
+        return self.database is not self.connection
+
+    def activity(self) -> str | None:
+        """Return what is under way on it, or None. Does not wait."""
+        if self.has_thread and self.thread and library() is None:
+            return "a connection to it checked out by a task"  # its thread may be inside SQLite, and nothing would tell
+        return _activity(self.database)
+
+    def will_close(self) -> None:
+        """Note that its owner is about to close it."""
+        self.thread = threading.get_ident()
+        if self.has_thread:  # which Python takes for closed, while it is still inside SQLite
+            self.obstacle = _CLOSING
+
+    def close_if_idle(self) -> None:
+        """Close it here and now, in its owner, where its driver is not to be awaited; unless it is in use.
+
+        Otherwise its thread closes it at any time: perhaps when nobody knows of it any more, and the process forks.
+        """
+        if self.activity() is None:
+            with contextlib.suppress(Exception):  # only the thread that made it may close it
+                self.database.close()
 
     # -- in a child --------------------------------------------------------------------------------------------------
 
@@ -370,13 +405,15 @@ class Handle(Ownership):
         if self.obstacle is None and not idle and self.thread != forked_by:
             self.obstacle = "a connection to it checked out in another thread"
         # The pool's cursors are guarded. This is for others, made by the driver's own connection: they refer to it.
-        if self._references < 0 or sys.getrefcount(self.connection) > self._references + (not idle):
-            for cursor in _cursors(self.connection):
+        if self.has_thread:  # which has references of its own, now these, now those
+            _inheritance().pin_cursors()
+        elif self._references < 0 or sys.getrefcount(self.database) > self._references + (not idle):
+            for cursor in _cursors(self.database):
                 pin(cursor)
 
     def close_inherited(self) -> bool:
         """Close an idle connection of an ancestor's; return whether that succeeded."""
-        connection: Any = self.connection
+        connection = self.database
         try:
             if hasattr(connection, "setconfig"):  # Python 3.12
                 connection.setconfig(_NO_CHECKPOINT_ON_CLOSE, True)  # noqa: FBT003 - its signature
@@ -399,6 +436,7 @@ class Inheritance:
 
     __slots__ = (
         "__weakref__",
+        "_has_pinned_cursors",
         "_is_stuck",
         "_lock",
         "_open_files",
@@ -435,6 +473,7 @@ class Inheritance:
         self._lock = threading.Lock()
         self._is_stuck = None if previous is not None else False
         self.heir = {}
+        self._has_pinned_cursors = False
         # Without the driver nobody has a SQLite file open, and one descriptor less is opened at fork.
         self._open_files = _open_files() if previous is not None and "_sqlite3" in sys.modules else []
 
@@ -446,6 +485,13 @@ class Inheritance:
         """Take over a connection of the parent's."""
         handle.judge(self.thread)
         self.handles[handle] = None
+
+    def pin_cursors(self) -> None:
+        """Keep all cursors and blobs that there are from being freed here: once, at fork."""
+        if not self._has_pinned_cursors:
+            self._has_pinned_cursors = True
+            for cursor in _cursors():
+                pin(cursor)
 
     def of(self, opener: object) -> list[Handle]:
         """Return what ``opener`` had open."""
@@ -465,12 +511,15 @@ class Inheritance:
         return self.generation.number == 0 or files <= self._settled
 
     def take(self, handle: Handle) -> Any:  # noqa: ANN401 - a DB-API connection
-        """Return the connection to a database in memory, which is this process's own copy; None if it is taken."""
+        """Return the connection to a database in memory, which is this process's own copy; None if it is taken.
+
+        Of a driver that has a thread for each connection, it is another one, which is to be awaited.
+        """
         self.refuse_if_stuck()
         with self._lock:
             if handle not in self.handles:
                 return None
-            connection: Any = handle.connection
+            connection: Any = handle.database
             found = library()
             if found is not None:  # a transaction does no harm, as long as nobody is inside
                 obstacle = found.activity(connection)
@@ -479,9 +528,12 @@ class Inheritance:
                 obstacle = handle.obstacle
             if obstacle is not None:
                 raise self.refusal(handle.path, obstacle)
+            try:
+                connection.rollback()
+            except Exception as error:
+                raise self.refusal(handle.path, _ONE_THREAD) from error
             del self.handles[handle]
-            connection.rollback()
-            return connection
+            return connection if handle.driver.revive is None else handle.driver.revive(handle.connection)
 
     def settle(self, path: str, files: frozenset[Identity]) -> bool:
         """See to it that these files may be opened: close what is idle, and look for what is left.
@@ -497,11 +549,11 @@ class Inheritance:
         with self._lock:
             inherited = [handle for handle in list(self.handles) if handle.files & files]
             for handle in inherited:
-                obstacle = handle.obstacle or _activity(handle.connection)
+                obstacle = handle.obstacle or handle.activity()
                 if obstacle is not None:
                     raise self.refusal(handle.path, obstacle, handle.generation.pid)
             for handle in inherited:
-                handle.obstacle = "a connection to it that was being closed"  # for a grandchild, forked just now
+                handle.obstacle = _CLOSING  # for a grandchild, forked just now
                 if not handle.close_inherited():
                     raise self.refusal(handle.path, "a connection to it that cannot be closed here", self.owner)
                 del self.handles[handle]
@@ -516,7 +568,7 @@ class Inheritance:
 
     def refusal(self, path: str, obstacle: str, owner: int | None = None) -> InheritedFileError:
         """Return the error that says why."""
-        return InheritedFileError(self.owner if owner is None else owner, self.generation.pid, path, obstacle)
+        return InheritedFileError(self.owner if owner is None else owner, self.generation.pid, path or "of unknown name", obstacle)
 
 
 _latest = Inheritance(None)
@@ -545,7 +597,8 @@ def make_way(opener: object, *, certainly: bool = False) -> Any:  # noqa: ANN401
         certainly: it is known to open SQLite databases.
 
     Returns:
-        A connection to use instead of opening one: the copy of a database in memory. Otherwise None.
+        A connection to use instead of opening one: the copy of a database in memory; to be awaited, if the driver is
+        asyncio's. Otherwise None.
 
     Raises:
         InheritedFileError: what ``opener`` had open at fork must not be opened here.
@@ -593,13 +646,16 @@ def own(
         InheritedFileError: this process may not open the file. The connection is closed again.
 
     """
-    if drivers.of(connection) is not DRIVER:
+    if drivers.of(connection).sqlite3 is None:
         return Ownership(connection, generation)
     handle = Handle(connection, generation, opener)
     inheritance = _inheritance()
     if handle.state != "owned" or inheritance.has_settled(handle.files):
         return handle
     _fork.unregister(handle)
-    connection.close()  # it has read nothing yet, and has no lock to lose
+    # It has read nothing yet, and has no lock to lose. Not by its thread: that might be late.
+    handle.database.close()
+    if handle.has_thread and handle.driver.abort is not None:
+        handle.driver.abort(connection)
     inheritance.settle(handle.path, handle.files)
     return None

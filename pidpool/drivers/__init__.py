@@ -49,6 +49,11 @@ class Driver:
             cancel the owner's query. Drivers open another connection for that.
         abort: for an asyncio driver: closes a connection without awaiting anything, in the process that owns it. Called
             in the thread of its event loop, or when that loop is closed. None: the connection is merely dropped.
+        sqlite3: for a driver of SQLite's: returns the ``sqlite3.Connection`` that works for a connection (or is it). It
+            is what ``pidpool._sqlite`` looks at, and closes in a child. None: it has nothing to do with SQLite.
+        revive: for a driver of SQLite's that has a thread for each connection: returns another connection around the
+            same ``sqlite3.Connection``, with a thread of its own, to be awaited. Called in a child, for a database in
+            memory. None: the connection works there as it is.
 
     """
 
@@ -59,6 +64,8 @@ class Driver:
     streams: Callable[[Any], bool] | None = None
     disarm: Callable[[Any], None] | None = None
     abort: Callable[[Any], None] | None = None
+    sqlite3: Callable[[Any], Any] | None = None
+    revive: Callable[[Any], Any] | None = None
 
 
 @functools.cache

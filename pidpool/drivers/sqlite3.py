@@ -8,4 +8,4 @@ from __future__ import annotations
 
 from pidpool.drivers import Driver
 
-DRIVER = Driver("sqlite3", fileno=None, streams=lambda _cursor: True)
+DRIVER = Driver("sqlite3", fileno=None, streams=lambda _cursor: True, sqlite3=lambda connection: connection)

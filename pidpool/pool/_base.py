@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from logging import DEBUG
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from pidpool.pool._queue import Queue
     from pidpool.pool._sqlalchemy import ConnectionPoolEntry, PoolProxiedConnection
     from pidpool.pool._upkeep import Upkeep
+
+
+def _itself(connection: Any) -> Any:  # noqa: ANN401 - any asyncio driver's connection, which is not yet awaited
+    return connection
 
 
 def _refuse_to_begin(connection: Any) -> None:  # noqa: ANN401 - what SQLAlchemy passes to do_begin
@@ -365,16 +370,16 @@ class ForkSafePool(Pool):
     def before_fork(self) -> None:
         """Close what is idle in this process, which is about to fork: for ``close_before_fork``."""
         if self._life.generation.is_current():
-            self._close_idle(self._life)
+            self._close_idle(self._life, awaiting=False)
 
     @staticmethod
-    def _close_idle(life: Life) -> None:
+    def _close_idle(life: Life, *, awaiting: bool = True) -> None:
         while True:
             try:
                 record = life.pop_idle()
             except IndexError:
                 return
-            record.retire()
+            record.retire(awaiting=awaiting)
 
     # -- keeping it healthy --------------------------------------------------------------------------------------
 
@@ -413,6 +418,8 @@ class ForkSafePool(Pool):
                     connection = _sqlite.make_way(self._opener, certainly=is_sqlite)
                     if connection is None:
                         connection = open_connection(record)
+                    elif life.is_async:
+                        connection = self._dialect.dbapi.connect(async_creator_fn=functools.partial(_itself, connection))
                     record.own(self._dialect.get_driver_connection(connection))
             except BaseException:
                 life.connect_errors += 1

@@ -131,7 +131,7 @@ class Record(_ConnectionRecord):
             _fork.current()
             return
         if isinstance(self.ownership, _sqlite.Handle):
-            self.ownership.thread = get_ident()
+            self.ownership.will_close()
         super().close()
         self.ready = False
         self.ownership = None
@@ -144,6 +144,8 @@ class Record(_ConnectionRecord):
         self.ready = False
         if self.dbapi_connection is not None:
             self.life.invalidations += 1
+        if isinstance(self.ownership, _sqlite.Handle) and not soft:
+            self.ownership.will_close()
         super().invalidate(e, soft)
         if self.dbapi_connection is None:
             self.ownership = None
@@ -167,10 +169,22 @@ class Record(_ConnectionRecord):
         except Exception:  # noqa: BLE001 - whatever is wrong with it, the ping will find out
             return False
 
-    def retire(self) -> None:
-        """Close the connection, and make room for another."""
+    def leave(self) -> None:
+        """Close the connection without awaiting anything."""
+        self.close()
+
+    def retire(self, *, awaiting: bool = True) -> None:
+        """Close the connection, and make room for another.
+
+        Args:
+            awaiting: whether an asyncio connection may be awaited: not when a hook of ``os.fork()`` calls this.
+
+        """
         try:
-            self.close()
+            if awaiting:
+                self.close()
+            else:
+                self.leave()
         finally:
             self._slot.give_back()
 

@@ -8,7 +8,7 @@ import functools
 import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from pidpool import _fork, _loops
+from pidpool import _fork, _loops, _sqlite
 from pidpool.pool._queue import Queue, Waiter
 from pidpool.pool._record import Record
 from pidpool.pool._sqlalchemy import await_only
@@ -137,13 +137,13 @@ class AsyncRecord(Record):
         # Outside of any loop nothing can be opened. Whoever asks there may have what there is.
         if self._is_abroad and _running_loop() is not None:
             self.life.pool.logger.info("Connection %r belongs to another event loop", self.dbapi_connection)
-            self._leave()
+            self.leave()
         return super().get_connection()
 
     def close(self) -> None:
         """Close the connection, if it is this process's own; without awaiting, if it is another loop's."""
         if self._is_abroad and not self.inherited:
-            self._leave()
+            self.leave()
         else:
             super().close()
 
@@ -152,12 +152,12 @@ class AsyncRecord(Record):
         if self._is_abroad and not soft and not self.inherited:
             self.life.invalidations += 1
             self.life.pool.dispatch.invalidate(self.dbapi_connection, self, e)
-            self._leave()
+            self.leave()
         else:
             super().invalidate(e, soft)
 
-    def _leave(self) -> None:
-        """Let go of a connection whose event loop is not this one: nothing can be awaited there."""
+    def leave(self) -> None:
+        """Close the connection without awaiting anything: as where its event loop is not this one."""
         self.finalize_callback.clear()
         if self.life.pool.dispatch.close:
             self.life.pool.dispatch.close(self.dbapi_connection, self)
@@ -170,6 +170,8 @@ class AsyncRecord(Record):
         ownership = self.ownership
         if ownership is None or ownership.driver.abort is None:
             return False
+        if isinstance(ownership, _sqlite.Handle):
+            ownership.close_if_idle()
         abort = ownership.driver.abort
 
         def try_to_abort() -> None:
