@@ -53,7 +53,8 @@ def sqlite(stage: Stage) -> None:
             _write_while_idle(stage, journal, how)
             _end_a_transaction(stage, journal, how)
         _end_a_half_read_insert(stage, journal)
-        _end_another_threads_transaction(stage, journal)
+        if not stage.inside_loop:  # where connections are for tasks, not for threads
+            _end_another_threads_transaction(stage, journal)
     _end_exclusive_mode(stage)
     _write_beside_a_foreign_connection(stage)
 
@@ -159,6 +160,8 @@ def _end_a_transaction(stage: Stage, journal: str, how: How) -> None:
         ("left by sys.exit", lambda _engine, _held: None, "sys.exit"),
     ]
     for deed, action, leave in deeds:
+        if stage.inside_loop and how == "hookless" and leave == "sys.exit":
+            continue  # it unwinds the parent's event loop, whatever the database is: see docs/asyncio.md
         file = _File(stage, journal)
         engine = file.engine()
         _store(engine, file.row())
@@ -189,10 +192,10 @@ def _end_a_half_read_insert(stage: Stage, journal: str) -> None:
     file = _File(stage, journal)
     engine = file.engine()
     connection: Any = engine.raw_connection()
-    connection.driver_connection.isolation_level = None
+    connection.dbapi_connection.isolation_level = None
     rows = [file.row() for _ in range(5)]
     values = "), (".join(f"'{token}'" for token in file.rows)
-    cursors = [connection.cursor()]
+    cursors = [connection.cursor(server_side=True) if stage.inside_loop else connection.cursor()]
     cursors[0].execute(f"INSERT INTO ledger VALUES ({values}) RETURNING token")  # noqa: S608 - tokens made here
     cursors[0].fetchone()
 

@@ -39,6 +39,7 @@ _NAME_CHECKS = ("sslrootcert", "ssl_ca", "ssl", "ssl_verify_identity")
 _NO_CHECKS = ("disable", "allow", "prefer", "require")  # asyncpg's `ssl` is what libpq calls `sslmode`.
 
 
+_SQLITE_DRIVERS = ("pysqlite", "aiosqlite")
 _NO_FORK = "this system has no fork, so there is nothing to survive"
 _ESCAPE = (
     "the URL has an '@' that does not stand before the host, so where its password ends is a guess; "
@@ -159,15 +160,19 @@ def _file(url: str) -> Target | None:
         dialect = parsed.get_dialect()
     except (exc.SQLAlchemyError, ValueError):
         return None  # which is said elsewhere
-    if parsed.get_backend_name() != "sqlite" or dialect.driver != "pysqlite":
+    if parsed.get_backend_name() != "sqlite" or dialect.driver not in _SQLITE_DRIVERS:
         return None
     if not hasattr(os, "fork"):
         raise TargetError(_NO_FORK)
     path = Path(parsed.database or ":memory:")
     if str(path) == ":memory:" or "uri" in parsed.query:
         raise TargetError(
-            "for SQLite, name a file by its path: sqlite:///file.db (it need not exist, and is not touched)"
+            f"for SQLite, name a file by its path: {parsed.drivername}:///file.db (it need not exist, and is not touched)"
         )
+    try:
+        version = dialect.import_dbapi().sqlite_version
+    except ImportError:
+        raise TargetError(f"the driver {dialect.driver} is not installed: pip install {dialect.driver}") from None
     try:
         folder = tempfile.mkdtemp(prefix="pidpool_audit_", dir=path.absolute().parent)
     except OSError as error:
@@ -180,7 +185,7 @@ def _file(url: str) -> Target | None:
         safe_url=parsed.render_as_string(hide_password=True),
         backend="sqlite",
         driver=dialect.driver,
-        server_version=f"SQLite {dialect.import_dbapi().sqlite_version}",
+        server_version=f"SQLite {version}",
         namespace=folder,
         proxied=False,
     )
