@@ -568,7 +568,9 @@ class Inheritance:
 
     def refusal(self, path: str, obstacle: str, owner: int | None = None) -> InheritedFileError:
         """Return the error that says why."""
-        return InheritedFileError(self.owner if owner is None else owner, self.generation.pid, path or "of unknown name", obstacle)
+        return InheritedFileError(
+            self.owner if owner is None else owner, self.generation.pid, path or "of unknown name", obstacle
+        )
 
 
 _latest = Inheritance(None)

@@ -167,7 +167,8 @@ def _file(url: str) -> Target | None:
     path = Path(parsed.database or ":memory:")
     if str(path) == ":memory:" or "uri" in parsed.query:
         raise TargetError(
-            f"for SQLite, name a file by its path: {parsed.drivername}:///file.db (it need not exist, and is not touched)"
+            f"for SQLite, name a file by its path: {parsed.drivername}:///file.db "
+            "(it need not exist, and is not touched)"
         )
     try:
         version = dialect.import_dbapi().sqlite_version

@@ -419,7 +419,9 @@ class ForkSafePool(Pool):
                     if connection is None:
                         connection = open_connection(record)
                     elif life.is_async:
-                        connection = self._dialect.dbapi.connect(async_creator_fn=functools.partial(_itself, connection))
+                        connection = self._dialect.dbapi.connect(
+                            async_creator_fn=functools.partial(_itself, connection)
+                        )
                     record.own(self._dialect.get_driver_connection(connection))
             except BaseException:
                 life.connect_errors += 1
