@@ -44,3 +44,10 @@ def file_target(tmp_path: Path) -> Iterator[Target]:
     """Return a SQLite file as a target."""
     with check_target(f"sqlite:///{tmp_path}/file.db") as target:
         yield target
+
+
+@pytest.fixture
+def awaited_file_target(tmp_path: Path) -> Iterator[Target]:
+    """Return a SQLite file as a target, for an asyncio engine."""
+    with check_target(f"sqlite+aiosqlite:///{tmp_path}/file.db") as target:
+        yield target

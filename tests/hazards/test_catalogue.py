@@ -72,6 +72,18 @@ def test_with_other_pools_a_sqlite_file_is_not_safe(pool: str, file_target: Targ
     assert verdict.detail
 
 
+@pytest.mark.parametrize("pool", ["pidpool", "pidnullpool"])
+def test_a_sqlite_file_is_safe_with_asyncio(pool: str, awaited_file_target: Target) -> None:
+    assert_safe(run(hazard("sqlite"), subject(pool), awaited_file_target, timeout=_SECONDS))
+
+
+@pytest.mark.parametrize("pool", [hazard("sqlite").control("aiosqlite"), "queuepool+dispose-noclose"])
+def test_with_other_pools_a_sqlite_file_is_not_safe_with_asyncio(pool: str, awaited_file_target: Target) -> None:
+    verdict = run(hazard("sqlite"), subject(pool), awaited_file_target, timeout=3)
+    assert verdict.outcome in {"lost", "hang"}, verdict
+    assert verdict.detail
+
+
 @pytest.mark.parametrize("name", list(CATALOGUE))
 def test_what_a_sqlite_file_cannot_have_says_so(name: str, file_target: Target) -> None:
     if name == "sqlite":
