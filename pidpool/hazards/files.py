@@ -49,8 +49,8 @@ def sqlite(stage: Stage) -> None:
     and the rows are gone, or the file is damaged.
     """
     for journal in _JOURNALS:
-        # aiosqlite has threads. Where one is just waiting for the interpreter's lock, the child of a C-level fork, which
-        # does not renew that, can wait for it for ever: with any pool, and without one.
+        # aiosqlite has threads. Where one is just waiting for the interpreter's lock, the child of a C-level fork,
+        # which does not renew it, can wait for it for ever: with any pool, and without one.
         for how in _WAYS[:1] if stage.inside_loop else _WAYS:
             _write_while_idle(stage, journal, how)
             _end_a_transaction(stage, journal, how)
