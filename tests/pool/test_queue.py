@@ -443,7 +443,7 @@ def test_one_who_is_interrupted_leaves_what_it_was_woken_for_to_the_next() -> No
     next_one = Noted()
 
     class Interrupted(ThreadWaiter[Item]):
-        def wait(self, seconds: float) -> bool:
+        def wait(self, seconds: float) -> bool:  # noqa: ARG002 - as its base
             queue.waiters.append(next_one)
             queue.idle.append(item)  # whoever did this has woken us, and nobody else
             raise KeyboardInterrupt
