@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from xml.etree import ElementTree as ET
 
@@ -23,6 +24,7 @@ from pidpool.bench import (
 from pidpool.bench.chart import Bar, Panel, draw, of_results
 from pidpool.bench.figures import Spread
 from pidpool.bench.verdicts import sentences, warnings
+from pidpool.cli import bench_report
 
 GONE = object()
 """Stands for a field that somebody has deleted."""
@@ -97,6 +99,23 @@ def test_warnings_name_a_busy_machine_and_a_wide_spread() -> None:
     assert "load 2.5 on 2 cores before" in load
     assert "query, ours: the quartiles are 50%" in spread
     assert warnings(results(ours=steady(1.0))) == []
+
+
+def test_one_of_a_kind_is_no_plural() -> None:
+    run = results("storm", ours=[a_round(timeouts=1)])
+    load = Load(threads=1, connections=1, processes=1, inherited=1)
+    run.settings = replace(run.settings, workloads=("contended", "storm"), rounds=1, load=load, cores=1)
+    words = [*bench_report.facts(run.settings).values(), *warnings(replace(run, load_average_after=9.0))]
+    words += [row.remarks for row in bench_report.rows(run)] + [of_results(run)]
+    said = "; ".join(words)
+    for expected in (
+        "1 thread over 1 connection,",
+        "1 child at once, 1 inherited connection;",
+        "1 timeout;",
+        "1 core ",
+    ):
+        assert expected in said
+    assert re.search(r"\b1 (thread|connection|inherited connection|core|round|timeout)s\b|\b1 children", said) is None
 
 
 def test_a_file_gives_back_what_was_written_into_it() -> None:
