@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from pidpool.bench.figures import Spread
 from pidpool.bench.results import METRICS, clean, damage
 from pidpool.bench.verdicts import counted
+from pidpool.bench.words import numbered
 from pidpool.bench.workloads import WORKLOADS
 
 if TYPE_CHECKING:
@@ -102,8 +103,8 @@ def of_results(results: Results) -> str:
         f"SQLAlchemy {versions['sqlalchemy']}",
         *([f"{settings.driver} {versions['driver']}", versions["server"]] if settings.driver else []),
         f"Python {versions['python']}",
-        f"{settings.cores} cores",
-        f"{settings.rounds} rounds of {settings.load.duration:g} s",
+        numbered(settings.cores, "core"),
+        f"{numbered(settings.rounds, 'round')} of {settings.load.duration:g} s",
     ]
     return draw("Time of an operation by pool: less is better", ", ".join(parts), panels)
 

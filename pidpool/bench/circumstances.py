@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import make_url
 
 import pidpool
+from pidpool.bench.words import numbered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,7 +65,8 @@ def load_average() -> float | None:
 
 def machine(count: int, load: float | None) -> str:
     """Return the number of processors, and the load if it is known, as words."""
-    return f"{count} cores" if load is None else f"{count} cores, load {load}"
+    processors = numbered(count, "core")
+    return processors if load is None else f"{processors}, load {load}"
 
 
 def _driver_version(url: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -35,7 +36,7 @@ class Condition:
             ConditionError: it states none.
         """
         found = _CONDITION.fullmatch(text.strip())
-        if not found or found["metric"] not in METRICS:
+        if not found or found["metric"] not in METRICS or not math.isfinite(float(found["per_cent"])):
             raise ConditionError(
                 f"{text!r} is no condition: expected METRIC:+N%, such as p99:+10%, with one of {', '.join(METRICS)}"
             )
@@ -84,15 +85,16 @@ class Comparison:
     new_damage: tuple[str, ...]
     """A line for each pool that now does wrong what it did right before."""
     missing: tuple[str, ...]
-    """A line for each pool and workload that only one of the runs has measured."""
+    """A line for each pool and workload that only the first run has measured."""
+    added: tuple[str, ...] = ()
+    """A line for each pool and workload that only the second run has measured."""
     differences: tuple[str, ...] = ()
     """A line for each circumstance that was another one: what has changed may be due to it."""
 
     @classmethod
     def of(cls, before: Results, after: Results) -> Comparison:
         """Compare `after` with `before`, for the pools and workloads that both have."""
-        old = {(workload, pool): rounds for workload, pool, rounds in before.cells()}
-        new = {(workload, pool): rounds for workload, pool, rounds in after.cells()}
+        old, new = _measured(before), _measured(after)
         both = [cell for cell in old if cell in new]
         return cls(
             changes=tuple(change for cell in both for change in _changes(cell, old[cell], new[cell])),
@@ -102,9 +104,14 @@ class Comparison:
                 if damage(new[workload, pool]) and not damage(old[workload, pool])
             ),
             missing=tuple(
-                f"{workload}, {pool}: only in the {'first' if (workload, pool) in old else 'second'} file"
-                for workload, pool in [*old, *new]
-                if ((workload, pool) in old) != ((workload, pool) in new)
+                f"{workload}, {pool}: only the first file has measured it"
+                for workload, pool in old
+                if (workload, pool) not in new
+            ),
+            added=tuple(
+                f"{workload}, {pool}: only the second file has measured it"
+                for workload, pool in new
+                if (workload, pool) not in old
             ),
             differences=tuple(_differences(before.settings, after.settings)),
         )
@@ -121,14 +128,23 @@ class Comparison:
         )
 
     def offences(self, conditions: tuple[Condition, ...]) -> list[str]:
-        """Return a line for each change that meets one of the conditions, and for each new damage."""
+        """Return what speaks against the second run: nothing, unless there are conditions.
+
+        A line for each change that meets one of them, for each new damage, and for everything that is not measured any
+        more: a pool that is gone, or cannot be measured, has met no condition.
+        """
         slower = [
             f"{change.workload}, {change.pool}: {change.metric} is {change.ratio - 1:+.1%}, and {condition} is too much"
             for change in self.changes
             for condition in conditions
             if condition.is_met_by(change)
         ]
-        return [*slower, *(self.new_damage if conditions else ())]
+        return [*slower, *self.new_damage, *self.missing] if conditions else []
+
+
+def _measured(results: Results) -> dict[tuple[str, str], list[Round]]:
+    """Return the rounds of each workload and pool that came to something; not of those that were skipped."""
+    return {(workload, pool): rounds for workload, pool, rounds in results.cells() if clean(rounds) or damage(rounds)}
 
 
 def _differences(before: Settings, after: Settings) -> Iterator[str]:

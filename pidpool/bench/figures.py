@@ -20,6 +20,8 @@ FEWEST_ROUNDS = 6
 
 _EXACT_PAIRS = 14  # 16384 combinations; beyond, as many at random.
 _RANDOM_COMBINATIONS = 10_000
+_INSTANT = 1e-12
+"""Seconds; stands for 0, which has no logarithm, and is what a coarse clock shows of a single operation."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def chance_of_difference(first: Sequence[float], second: Sequence[float]) -> flo
     """
     if not first or not second:
         return 1.0
-    logarithms = [math.log(value) for value in (*first, *second)]
+    logarithms = [math.log(max(value, _INSTANT)) for value in (*first, *second)]
     overall = sum(logarithms)
 
     def distance(part: float) -> float:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from pidpool.bench import circumstances
 from pidpool.bench.errors import ResultsError
 from pidpool.bench.figures import Spread
-from pidpool.bench.rounds import Load, Played, Round
+from pidpool.bench.reading import Value
+from pidpool.bench.rounds import Load, Outcome, Played, Round
 from pidpool.bench.workloads import WORKLOADS
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 SCHEMA = "pidpool-bench/1"
 """The JSON layout; its number rises when a reader of the old layout would misread the new one."""
+
+_PERCENTILES = 101
 
 METRICS: dict[str, Callable[[Round], float]] = {
     "time": lambda played: played.seconds or 0.0,
@@ -124,40 +128,24 @@ class Results:
         """Return what `as_json` was made of.
 
         Raises:
-            ResultsError: `text` is not that.
+            ResultsError: `text` is not that; the message says what is wrong with it, and where.
         """
         try:
             content = json.loads(text)
             schema = content["schema"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             raise ResultsError("it holds no results of `pidpool bench`") from None
         if schema != SCHEMA:
-            raise ResultsError(f"it has the layout {schema!r}, and this pidpool reads {SCHEMA!r}")
-        try:
-            settings = dict(content["settings"])
-            machine = content["machine"]
-            return cls(
-                settings=Settings(
-                    **{
-                        **settings,
-                        "workloads": tuple(settings["workloads"]),
-                        "pools": tuple(settings["pools"]),
-                        "load": Load(**settings["load"]),
-                    },
-                    cores=machine["cores"],
-                    load_average=machine["load_before"],
-                    versions=content["versions"],
-                ),
-                played=[
-                    Played(fields.pop("workload"), fields.pop("pool"), fields.pop("number"), Round.from_json(fields))
-                    for fields in map(dict, content["rounds"])
-                ],
-                interrupted=content["interrupted"],
-                seconds=content["seconds"],
-                load_average_after=machine["load_after"],
-            )
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
-            raise ResultsError(f"it is damaged: {type(error).__name__}: {error}") from error
+            raise ResultsError(f"it has the layout {reprlib.repr(schema)}, and this pidpool reads {SCHEMA!r}")
+        file = Value(content)
+        settings = _settings(file)
+        return cls(
+            settings=settings,
+            played=[_played(each, settings) for each in file["rounds"].items()],
+            interrupted=file["interrupted"].flag(),
+            seconds=file["seconds"].number(),
+            load_average_after=_number_or_none(file["machine"]["load_after"]),
+        )
 
 
 def clean(rounds: list[Round]) -> list[Round]:
@@ -187,3 +175,64 @@ def _summary(rounds: list[Round]) -> dict[str, Any]:
         "timeouts": sum(played.timeouts for played in rounds),
         "damage": damage(rounds),
     }
+
+
+def _settings(file: Value) -> Settings:
+    settings, load, machine = file["settings"], file["settings"]["load"], file["machine"]
+    return Settings(
+        workloads=settings["workloads"].labels(),
+        pools=settings["pools"].labels(),
+        rounds=settings["rounds"].count(1),
+        load=Load(
+            duration=load["duration"].positive(),
+            threads=load["threads"].count(1),
+            connections=load["connections"].count(1),
+            hold=_number_or_none(load["hold"]),
+            processes=load["processes"].count(1),
+            inherited=load["inherited"].count(),
+        ),
+        cores=machine["cores"].count(1),
+        load_average=_number_or_none(machine["load_before"]),
+        versions={Value(name, each.path).label(): each.label() for name, each in file["versions"].fields().items()},
+        target=settings["target"].label(),
+        driver=settings["driver"].label(),
+    )
+
+
+def _played(each: Value, settings: Settings) -> Played:
+    return Played(
+        workload=each["workload"].one_of(settings.workloads),
+        pool=each["pool"].one_of(settings.pools),
+        number=each["number"].count(),
+        round=_round(each),
+    )
+
+
+def _round(each: Value) -> Round:
+    """Return the round; what took a time has percentiles, too."""
+    seconds = each["seconds"].or_none()
+    percentiles = each["percentiles"].items()
+    if len(percentiles) != _PERCENTILES and (percentiles or seconds):
+        raise ResultsError(
+            f"it is damaged: {each['percentiles'].path} has {len(percentiles)} items, and not {_PERCENTILES}"
+        )
+    fairness, statements = each["fairness"].or_none(), each["statements"].or_none()
+    return Round(
+        outcome=each["outcome"].one_of(get_args(Outcome)),  # type: ignore[arg-type]
+        detail=each["detail"].text(),
+        operations=each["operations"].count(),
+        seconds=seconds.positive() if seconds else None,
+        percentiles=tuple(value.number() for value in percentiles),
+        connects=each["connects"].count(),
+        wrong=each["wrong"].count(),
+        shared=each["shared"].count(),
+        errors=each["errors"].count(),
+        timeouts=each["timeouts"].count(),
+        hung=each["hung"].count(),
+        fairness=fairness.number() if fairness else None,
+        statements=statements.count() if statements else None,
+    )
+
+
+def _number_or_none(value: Value) -> float | None:
+    return None if value.or_none() is None else value.number()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pidpool.bench.figures import FEWEST_ROUNDS, SIGNIFICANT, Spread, chance_of_ratios
 from pidpool.bench.results import METRICS, clean, damage
+from pidpool.bench.words import numbered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +41,7 @@ def sentences(results: Results) -> list[str]:
         ]
     if results.interrupted:
         total = len(results.settings.workloads) * len(results.settings.pools) * results.settings.rounds
-        said.append(f"Interrupted: {len(results.played)} of {total} rounds were played.")
+        said.append(f"Interrupted: {len(results.played)} of {total} rounds came to an end.")
     return said
 
 
@@ -67,10 +68,8 @@ def _sentence(results: Results, workload: str, pool: str, base: str) -> str:
     if None not in shares:
         between += f", fairness {shares[0]:.2f} against {shares[1]:.2f}"
     if len(ratios) < FEWEST_ROUNDS:
-        return (
-            f"{pool} took {spread.median:.2f} of {base}'s time, {between}; {len(ratios)} rounds are too few to tell "
-            f"that from chance ({FEWEST_ROUNDS} at least)."
-        )
+        too_few = f"{numbered(len(ratios), 'round is', 'rounds are')} too few to tell that from chance"
+        return f"{pool} took {spread.median:.2f} of {base}'s time, {between}; {too_few} ({FEWEST_ROUNDS} at least)."
     if chance_of_ratios(ratios) >= SIGNIFICANT:
         return f"the difference between {pool} and {base} is not significant ({spread.median:.2f}, {between})."
     return f"{pool} took {spread.median:.2f} of {base}'s time, {between}."
@@ -102,7 +101,7 @@ def _warnings(results: Results) -> Iterator[str]:
         # The bench is itself one process, with a server beside it.
         limit = settings.cores if when == "before" else settings.cores + 1
         if load is not None and load > limit:
-            yield f"load {load} on {settings.cores} cores {when} the run: the machine has other work to do"
+            yield f"load {load} on {numbered(settings.cores, 'core')} {when} the run: the machine has other work to do"
     for workload, pool, rounds in results.cells():
         times = [METRICS["time"](played) for played in clean(rounds)]
         width = Spread.of(times).width if times else 0.0

@@ -44,7 +44,7 @@ DEFAULT_POOLS = ("pidpool", "queuepool", "queuepool+dispose-noclose")
 @options.markdown("the matrix")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=1),
+    type=options.Seconds(min=1),
     default=30.0,
     show_default=True,
     metavar="SECONDS",
@@ -91,8 +91,7 @@ def audit(  # noqa: PLR0913  (one parameter for each option: that is how click c
         return 0
     chosen = options.chosen("--only", "hazard", only, hazards.CATALOGUE, hazards.hazard)
     plan = Plan(chosen, subjects(pools or DEFAULT_POOLS), timeout, jobs)
-    for path in filter(None, (json_file, markdown_file)):
-        files.check_writable(path)
+    files.check_outputs(json_file, markdown_file)
 
     report = _run(plan, url, terminal)
     # Files first, because nobody may be reading stdout any more; but a full disk does not cost the matrix.

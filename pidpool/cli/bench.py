@@ -73,7 +73,7 @@ class _Bench(click.Command):
 )
 @click.option(
     "--duration",
-    type=click.FloatRange(min=0.01, max=600),
+    type=options.Seconds(min=0.01, max=600),
     default=0.5,
     show_default=True,
     metavar="SECONDS",
@@ -119,8 +119,7 @@ def bench(  # noqa: PLR0913  (one parameter for each option: that is how click c
     load = benches.Load(duration=duration, threads=threads, connections=max(1, threads // 4), processes=processes)
     chosen = options.chosen("--workload", "workload", workloads, benches.WORKLOADS, benches.workload)
     plan = benches.Plan(chosen, subjects(pools or DEFAULT_POOLS), rounds, load)
-    for path in filter(None, (json_file, markdown_file, chart_file)):
-        files.check_writable(path)
+    files.check_outputs(json_file, markdown_file, chart_file)
 
     results = _run(plan, url, terminal)
     try:
@@ -149,7 +148,8 @@ def bench(  # noqa: PLR0913  (one parameter for each option: that is how click c
     multiple=True,
     metavar="METRIC:+N%",
     help=f"Exit with 1 if a metric ({', '.join(benches.METRICS)}) of any pool in any workload is worse by more than "
-    "N per cent and the difference is significant, or if a pool does wrong what it did right before; repeatable.",
+    "N per cent and the difference is significant, if a pool does wrong what it did right before, or if AFTER lacks "
+    "what BEFORE has measured; repeatable.",
 )
 @click.pass_obj
 def compare(terminal: Terminal, *, before: Path, after: Path, conditions: tuple[str, ...]) -> int:

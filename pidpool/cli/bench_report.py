@@ -9,6 +9,7 @@ from pidpool.bench.chart import number, scale
 from pidpool.bench.figures import Spread
 from pidpool.bench.results import clean, damage
 from pidpool.bench.verdicts import counted, sentences, warnings
+from pidpool.bench.words import numbered
 from pidpool.cli.redaction import hidden
 from pidpool.cli.report import markdown_list, markdown_row
 
@@ -71,7 +72,7 @@ def facts(settings: Settings) -> dict[str, str]:
     """Return the settings as lines, each under a name."""
     versions = settings.versions
     database = {
-        "target": hidden(settings.target),
+        "target": settings.target,
         "server": versions.get("server", ""),
         "driver": f"{settings.driver} {versions.get('driver', '')}".strip(),
     }
@@ -89,12 +90,12 @@ def facts(settings: Settings) -> dict[str, str]:
 def _load(settings: Settings) -> dict[str, str]:
     """Return a line on each workload that threads, children or inherited connections take part in."""
     load = settings.load
-    inherited = f"{load.inherited} inherited connections"
+    inherited = numbered(load.inherited, "inherited connection")
     held = "given back at once" if load.hold is None else f"held {load.hold * 1e3:g} ms"
     lines = {
-        "contended": f"{load.threads} threads over {load.connections} connections, {held}",
+        "contended": f"{numbered(load.threads, 'thread')} over {numbered(load.connections, 'connection')}, {held}",
         "fork": inherited,
-        "storm": f"{load.processes} children at once, {inherited}",
+        "storm": f"{numbered(load.processes, 'child', 'children')} at once, {inherited}",
     }
     return {name: line for name, line in lines.items() if name in settings.workloads}
 
@@ -148,4 +149,4 @@ def _remarks(rounds: list[Round]) -> Iterator[str]:
         yield f"fairness {Spread.of(fairness).median:.2f}"
         yield f"longest wait {duration(max(played.percentiles[100] for played in rounds if played.percentiles))}"
     if timeouts := sum(played.timeouts for played in rounds):
-        yield f"{timeouts} timeouts"
+        yield numbered(timeouts, "timeout")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sys
 import tempfile
@@ -17,8 +18,31 @@ if TYPE_CHECKING:
 _MOST_LINKS = 40  # Linux follows as many.
 
 
-def check_writable(path: Path) -> None:
-    """Raise `CommandError` unless `write` could write `path`; better asked before a long run than after."""
+def check_outputs(*paths: Path | None) -> None:
+    """Raise `CommandError` unless `write` could write each of `paths`; better asked before a long run than after.
+
+    Nor may two of them lead to one file, by whichever names: the second would replace the first. The same holds for a
+    file to which this process's stdout or stderr goes.
+    """
+    wanted = [path for path in paths if path]
+    for path in wanted:
+        _check_writable(path)
+        if _is_replaceable(path) and _ours(path):
+            raise CommandError(f"{path} is where the rest of the output goes: name another file.")
+    for first, second in itertools.combinations(wanted, 2):
+        # What is written to a pipe or a device follows what is there already.
+        if (_is_replaceable(first) or _is_replaceable(second)) and _are_same(first, second):
+            raise CommandError(f"{first} and {second} are the same file: each output needs one of its own.")
+
+
+def _are_same(first: Path, second: Path) -> bool:
+    """Return whether both lead to the same file, which need not exist yet."""
+    with contextlib.suppress(FileNotFoundError):
+        return first.samefile(second)
+    return first.resolve() == second.resolve()
+
+
+def _check_writable(path: Path) -> None:
     try:
         if path.is_dir():
             raise IsADirectoryError(None, "it is a directory")

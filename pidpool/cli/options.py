@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,6 +18,20 @@ _Command = TypeVar("_Command", bound="Callable[..., Any]")
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 """The type of a parameter that is a file's name."""
+
+
+class Seconds(click.FloatRange):
+    """The type of a parameter that is a time: unlike click's, it lets neither "nan" nor "inf" through.
+
+    What is no number lies within every range, because each comparison with it is false.
+    """
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401
+        """Return `value` as a number of seconds, or fail."""
+        seconds = float(super().convert(value, param, ctx))
+        if not math.isfinite(seconds):
+            self.fail(f"{value} is no number of seconds.", param, ctx)
+        return seconds
 
 
 def url(variable: str) -> Callable[[_Command], _Command]:

@@ -137,14 +137,14 @@ class Renderer:
             self.notice(f"Warning: {warning}.")
 
     def comparison(self, comparison: Comparison, offences: Iterable[str]) -> None:
-        """Show what has changed, and what of it is too much."""
+        """Show what has changed, and what of it fails the comparison."""
         self._figures(bench_report.COMPARED, map(bench_report.compared, comparison.changes))
         for line in comparison.new_damage:
             self._results.print(Text(line), soft_wrap=True)
         for line in offences:
-            self._results.print(Text(f"too much: {line}", "bold red"), soft_wrap=True)
+            self._results.print(Text(f"failed: {line}", "bold red"), soft_wrap=True)
         self._results.print(Text(comparison.summary(), "bold"), soft_wrap=True)
-        for line in (*comparison.differences, *comparison.missing):
+        for line in (*comparison.differences, *comparison.missing, *comparison.added):
             self.notice(f"Warning: {line}.")
 
     def _figures(self, headings: Iterable[str], rows: Iterable[Iterable[str]]) -> None:

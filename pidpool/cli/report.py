@@ -52,7 +52,7 @@ class Settings:
     def of(cls, plan: Plan, target: Target) -> Settings:
         """Note down everything that somebody would ask about a surprising verdict."""
         return cls(
-            target=hidden(target.safe_url),
+            target=target.safe_url,
             backend=target.backend,
             driver=target.driver,
             pools=tuple(subject.name for subject in plan.subjects),
@@ -117,7 +117,7 @@ class Report:
         sentences = [self._verdict_on(pool) for pool in self.settings.pools]
         if self.interrupted:
             total = len(self.settings.hazards) * len(self.settings.pools)
-            sentences.append(f"Interrupted: {len(self.verdicts)} of {total} scenarios ran to their end.")
+            sentences.append(f"Interrupted: {len(self.verdicts)} of {total} scenarios came to an end.")
         return sentences
 
     def _verdict_on(self, pool: str) -> str:

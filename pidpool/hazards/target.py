@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -40,6 +41,10 @@ _NO_CHECKS = ("disable", "allow", "prefer", "require")  # asyncpg's `ssl` is wha
 
 
 _SQLITE_DRIVERS = ("pysqlite", "aiosqlite")
+# Every driver takes the password as a query parameter as well, under a name of its own; some take further secrets.
+_SECRET = re.compile(r"\w*(?:passw|passphrase|pwd|secret|token)\w*", re.IGNORECASE)
+_SECRET_PARAMETER = re.compile(rf"\b({_SECRET.pattern})=(?!\*{{3}}:?(?:[&\s]|$))[^&\s]*", re.IGNORECASE)
+
 _NO_FORK = "this system has no fork, so there is nothing to survive"
 _ESCAPE = (
     "the URL has an '@' that does not stand before the host, so where its password ends is a guess; "
@@ -57,7 +62,7 @@ class Target:
     url: str = field(repr=False)
     """The URL with its password: not for display."""
     safe_url: str
-    """The URL with its password hidden."""
+    """The URL with its password hidden, and whatever else is secret in it: this one may be shown."""
     backend: str
     """"postgresql", "mysql" (which stands for MariaDB, too) or "sqlite"."""
     driver: str
@@ -92,10 +97,16 @@ class Target:
         return asdict(self)
 
     def conceal(self, text: str) -> str:
-        """Return `text` without the password, should a driver have put it there."""
-        password = make_url(self.url).password
-        # A password of one or two letters cannot be told from ordinary words.
-        return text.replace(password, "***") if password and len(password) > 2 else text  # noqa: PLR2004
+        """Return `text` without the secrets of the URL, should a driver have put them there."""
+        url = make_url(self.url)
+        parameters = [
+            value for name, values in url.normalized_query.items() if _SECRET.search(name) for value in values
+        ]
+        for secret in (url.password, *parameters):
+            # One of one or two letters cannot be told from ordinary words.
+            if secret and len(secret) > 2:  # noqa: PLR2004
+                text = text.replace(secret, "***")
+        return hide_parameters(text)
 
     def close(self) -> None:
         """Remove what the audit created; call it once.
@@ -123,6 +134,11 @@ class Target:
     ) -> None:
         """Remove what the audit created."""
         self.close()
+
+
+def hide_parameters(text: str) -> str:
+    """Return `text` with ``***`` for the value of each ``password=...`` in it, and of what else sounds secret."""
+    return _SECRET_PARAMETER.sub(r"\1=***", text)
 
 
 def check_target(url: str) -> Target:
@@ -183,7 +199,7 @@ def _file(url: str) -> Target | None:
         ) from None
     return Target(
         url=parsed.render_as_string(hide_password=False),
-        safe_url=parsed.render_as_string(hide_password=True),
+        safe_url=_safe(parsed),
         backend="sqlite",
         driver=dialect.driver,
         server_version=f"SQLite {version}",
@@ -206,7 +222,7 @@ def reach(url: str) -> Target:
     dialect = BACKENDS[parsed.get_backend_name()](namespace)
     target = Target(
         url=parsed.render_as_string(hide_password=False),
-        safe_url=parsed.render_as_string(hide_password=True),
+        safe_url=_safe(parsed),
         backend=dialect.name,
         driver=driver,
         server_version="",
@@ -221,6 +237,10 @@ def reach(url: str) -> Target:
             "Is the server up, and the URL right?"
         ) from None
     return replace(target, server_version=str(version))
+
+
+def _safe(url: URL) -> str:
+    return hide_parameters(url.render_as_string(hide_password=True))
 
 
 def through(proxy: RecordingProxy, url: str) -> str:
@@ -298,9 +318,8 @@ def _passes_a_proxy(url: URL, dialect: Backend) -> bool:
 
 
 def _ask(url: URL, statement: str, arguments: dict[str, Any]) -> object:
-    engine = loops.engine(url, poolclass=NullPool, connect_args=arguments)
-
     def ask() -> object:
+        engine = loops.engine(url, poolclass=NullPool, connect_args=arguments)
         with engine.connect() as connection:
             return scalar(connection, statement)
 
@@ -308,9 +327,8 @@ def _ask(url: URL, statement: str, arguments: dict[str, Any]) -> object:
 
 
 def _execute(url: URL, statements: tuple[str, ...]) -> None:
-    engine = loops.engine(url, poolclass=NullPool)
-
     def execute() -> None:
+        engine = loops.engine(url, poolclass=NullPool)
         with engine.begin() as connection:
             for statement in statements:
                 connection.exec_driver_sql(statement)
@@ -319,7 +337,11 @@ def _execute(url: URL, statements: tuple[str, ...]) -> None:
 
 
 def _translated(url: URL, action: Callable[[], T]) -> T:
-    """Call `action` where the driver works. SQLAlchemy lets some of asyncio drivers' errors through as they are."""
+    """Call `action` where the driver works.
+
+    SQLAlchemy lets some errors through as they are: those of asyncio drivers, and those about a parameter in the URL
+    that the driver does not know, or whose value it cannot read.
+    """
     try:
         return loops.where_it_works(url, action)
     except exc.SQLAlchemyError:

@@ -202,8 +202,8 @@ class Fairy(_ConnectionFairy):
     _connection: Any
     #: The pool's life in the process that checked this connection out.
     _life: Life
-    #: The number of this checkout; negative once it is being given back.
-    _ticket: int
+    #: The number of this checkout; None while it is being given back.
+    _ticket: int | None
     #: Set when the connection is detached; until then the record has it.
     _ownership: Ownership
 
@@ -226,15 +226,14 @@ class Fairy(_ConnectionFairy):
         try:
             if not self._life.page[0]:
                 _fork.current()
-            elif record.ticket == abs(self._ticket) and record in self._life.out:  # forgotten, or left half closed
-                self._ticket = record.ticket
+            elif record.ticket == self._ticket and record in self._life.out:  # forgotten, or left half closed
                 self._connection = record.dbapi_connection  # None if the record was invalidated behind our back
                 if self._life.is_async and self._connection is not None:
                     self._drop_forgotten(record)
                 else:
                     self.close()
         except BaseException:  # an interrupt, which Python only prints here: drop the record, and thereby its slot
-            if record.ticket == abs(self._ticket):
+            if record.ticket == self._ticket:
                 self._life.out.pop(record, None)
             raise
 
@@ -328,40 +327,49 @@ class Fairy(_ConnectionFairy):
         if record is None or record.ticket != ticket:
             self._close_apart(transaction_reset)
             return
-        # Whoever closes it once more meanwhile, in a signal handler or another thread, finds that it is being closed.
-        self._ticket = -ticket
         life = record.life
         if not life.page[0]:
             _fork.current()
             return
-        connection = self._connection
-        if connection is not None:  # None if it was invalidated
-            try:
-                if record.echo or "do_rollback" in life.reset_by or life.reset_listeners or life.reset_listeners_of_all:
-                    self._reset_carefully(transaction_reset)
-                    record.echo = False
-                elif not transaction_reset and (record.is_idle is None or not record.is_idle(connection)):
-                    connection.rollback()
-            except BaseException as error:
-                life.pool.logger.exception("Exception during reset or similar")
-                if not isinstance(error, Exception):
-                    self._connection = self._connection_record = None
-                    record._checkin_failed(error)
-                    raise
-                record.invalidate(e=error)
-        if life.attentive or record.finalize_callback or life.checkin_listeners or life.checkin_listeners_of_all:
-            record.checkin()
-        else:
-            # What Record.checkin does when there is nothing more to it. CPython looks for signals after calls only, so
-            # that no interrupt can come between these three.
-            del life.out[record]
-            record.ticket = 0
-            life.put_idle(record)
-            if life.waiters or len(life.idle) > life.most:
-                surplus = life.queue.settle()
-                if surplus is not None:
-                    surplus.retire()
-        self._connection = self._connection_record = None
+        try:
+            # Whoever closes it once more meanwhile, in a signal handler or another thread, has no ticket.
+            self._ticket = None
+            connection = self._connection
+            if connection is not None:  # None if it was invalidated
+                try:
+                    if (
+                        record.echo
+                        or "do_rollback" in life.reset_by
+                        or life.reset_listeners
+                        or life.reset_listeners_of_all
+                    ):
+                        self._reset_carefully(transaction_reset)
+                        record.echo = False
+                    elif not transaction_reset and (record.is_idle is None or not record.is_idle(connection)):
+                        connection.rollback()
+                except BaseException as error:
+                    life.pool.logger.exception("Exception during reset or similar")
+                    if not isinstance(error, Exception):
+                        self._connection = self._connection_record = None
+                        record._checkin_failed(error)
+                        raise
+                    record.invalidate(e=error)
+            if life.attentive or record.finalize_callback or life.checkin_listeners or life.checkin_listeners_of_all:
+                record.checkin()
+            else:
+                # What Record.checkin does when there is nothing more to it. CPython looks for signals after calls only,
+                # so that no interrupt can come between these three.
+                del life.out[record]
+                record.ticket = 0
+                life.put_idle(record)
+                if life.waiters or len(life.idle) > life.most:
+                    surplus = life.queue.settle()
+                    if surplus is not None:
+                        surplus.retire()
+            self._connection = self._connection_record = None
+        except BaseException:  # an interrupt: closing it again, or its end, does the rest
+            self._ticket = ticket
+            raise
 
     _close_special = close
 
@@ -380,7 +388,7 @@ class Fairy(_ConnectionFairy):
             _fork.current()
         elif self._connection_record is None and self._connection is not None:
             self._close_detached(transaction_was_reset)
-        elif self._ticket > 0:  # the record was taken from us
+        elif self._ticket is not None:  # the record was taken from us
             self._connection = self._connection_record = None
 
     def _drop_forgotten(self, record: Record) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import URL, create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 
 import pidpool
@@ -89,6 +89,21 @@ def test_results_go_to_stdout_and_progress_to_stderr_both_plain_in_a_pipe(run: R
 def test_the_password_is_neither_shown_nor_written(run: Run) -> None:
     written = "".join(path.read_text() for path in run.folder.iterdir())
     assert run.password not in written + run.result.stdout + run.result.stderr
+
+
+def test_a_password_among_the_parameters_of_the_url_is_neither_shown_nor_written(
+    run_pidpool: Pidpool, postgresql: Address, tmp_path: Path
+) -> None:
+    url = make_url(postgresql.url("psycopg"))
+    query = {"user": str(url.username), "password": postgresql.password, "sslpassword": "s3cr3t-w0rd"}
+    moved = URL.create(url.drivername, host=url.host, port=url.port, database=url.database, query=query)
+    files = ("--json", "result.json", "--markdown", "matrix.md")
+    result = run_pidpool("audit", moved.render_as_string(hide_password=False), "--only", HAZARD, *files)
+    assert result.returncode == 0, result
+    shown = [result.stdout + result.stderr, *(path.read_text() for path in tmp_path.iterdir())]
+    assert len(shown) == 3
+    assert [secret for secret in (postgresql.password, "s3cr3t-w0rd") for text in shown if secret in text] == []
+    assert "password=***&sslpassword=***" in json.loads((tmp_path / "result.json").read_text())["settings"]["target"]
 
 
 def test_the_audit_removes_what_it_created(run: Run) -> None:

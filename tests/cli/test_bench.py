@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import URL, create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 
 from pidpool.bench import Results
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tests.cli.conftest import Pidpool
     from tests.servers import Address
 
+SECRET = "s3cr3t-w0rd"
 QUICK = ("--duration", "0.05", "--rounds", "2", "--processes", "2", "--threads", "4")
 
 
@@ -114,9 +115,49 @@ def test_a_run_that_is_slower_fails_the_comparison(run_pidpool: Pidpool, tmp_pat
     (tmp_path / "b.json").write_text(json.dumps(content))
     result = run_pidpool("bench", "compare", "a.json", "b.json", "--fail-if", "time:+10%")
     assert result.returncode == 1, result
-    assert "too much: checkout, pidpool: time is +100.0%" in result.stdout
+    assert "failed: checkout, pidpool: time is +100.0%, and time:+10% is too much" in result.stdout
     assert run_pidpool("bench", "compare", "b.json", "a.json", "--fail-if", "time:+10%").returncode == 0
     assert run_pidpool("bench", "compare", "a.json", "b.json").returncode == 0
+
+
+def test_a_pool_that_is_not_measured_any_more_fails_the_comparison(run_pidpool: Pidpool, run: Run) -> None:
+    before = run.folder / "bench.json"
+    content = json.loads(before.read_text())
+    content["settings"]["pools"].remove("queuepool")
+    content["rounds"] = [played for played in content["rounds"] if played["pool"] == "pidpool"]
+    after = run.folder.parent / "after.json"
+    after.write_text(json.dumps(content))
+    result = run_pidpool("bench", "compare", str(before), str(after), "--fail-if", "p99:+1000%")
+    assert result.returncode == 1, result
+    assert "failed: checkout, queuepool: only the first file has measured it" in result.stdout
+    assert "Warning: query, queuepool: only the first file has measured it" in result.stderr
+    assert run_pidpool("bench", "compare", str(before), str(after)).returncode == 0
+    assert run_pidpool("bench", "compare", str(after), str(before), "--fail-if", "p99:+1000%").returncode == 0
+
+
+def test_a_damaged_file_is_named_with_what_is_wrong_in_it(run_pidpool: Pidpool, run: Run, tmp_path: Path) -> None:
+    content = json.loads((run.folder / "bench.json").read_text())
+    content["rounds"][3]["seconds"] = float("nan")
+    (tmp_path / "edited.json").write_text(json.dumps(content))
+    result = run_pidpool("bench", "compare", str(run.folder / "bench.json"), "edited.json")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "edited.json cannot be used: it is damaged: rounds[3].seconds is nan" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_password_among_the_parameters_of_the_url_is_neither_shown_nor_written(
+    run_pidpool: Pidpool, postgresql: Address, tmp_path: Path
+) -> None:
+    url = make_url(postgresql.url("psycopg"))
+    query = {"user": str(url.username), "password": postgresql.password, "sslpassword": SECRET}
+    moved = URL.create(url.drivername, host=url.host, port=url.port, database=url.database, query=query)
+    files = ("--json", "bench.json", "--markdown", "bench.md", "--chart", "bench.svg")
+    result = run_pidpool("bench", moved.render_as_string(hide_password=False), "--workload", "query", *QUICK, *files)
+    assert result.returncode == 0, result
+    shown = [result.stdout + result.stderr, *(path.read_text() for path in tmp_path.iterdir())]
+    assert len(shown) == 4
+    assert [secret for secret in (postgresql.password, SECRET) for text in shown if secret in text] == []
+    assert "password=***&sslpassword=***" in json.loads((tmp_path / "bench.json").read_text())["settings"]["target"]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +193,7 @@ def test_ctrl_c_shows_what_there_is(environment: dict[str, str], tmp_path: Path)
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "of 1000 rounds were played" in output
+    assert "of 1000 rounds came to an end" in output
     assert "interrupted by SIGINT" in errors
     assert json.loads((tmp_path / "a.json").read_text())["interrupted"] is True
 

@@ -127,6 +127,24 @@ def test_a_time_limit_too_short_for_any_scenario_is_refused(run_pidpool: Pidpool
     assert "'--timeout'" in result.stderr
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "0", "-1", ""])
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("audit", "--timeout"),
+        ("audit", "--jobs"),
+        ("bench", "--duration"),
+        ("bench", "--rounds"),
+        ("bench", "--threads"),
+        ("bench", "--processes"),
+    ],
+)
+def test_a_number_out_of_range_is_refused(run_pidpool: Pidpool, command: str, option: str, value: str) -> None:
+    result = run_pidpool(command, option, value)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert f"Invalid value for '{option}'" in result.stderr
+
+
 @pytest.mark.parametrize("pool", ["nonsense", "no_such_module:Pool", "os:no_such_name"])
 def test_an_unknown_pool_is_answered_with_the_known_ones(run_pidpool: Pidpool, pool: str) -> None:
     result = run_pidpool("audit", "--pool", "pidpool", "--pool", pool)
@@ -265,6 +283,47 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_run(
     assert (result.returncode, result.stdout) == (2, "")
     assert path in result.stderr
     assert "127.0.0.1" not in result.stderr  # It did not even connect.
+
+
+@pytest.mark.parametrize(
+    ("command", "outputs"),
+    [
+        ("audit", ["--json", "new", "--markdown", "new"]),
+        ("audit", ["--json", "new", "--markdown", "folder/../new"]),
+        ("audit", ["--json", "old", "--markdown", "hard"]),
+        ("bench", ["--json", "old", "--chart", "soft"]),
+        ("bench", ["--json", "new", "--markdown", "dangling"]),
+        ("bench", ["--json", "a", "--markdown", "new", "--chart", "./new"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+def test_two_outputs_in_one_file_are_refused_before_the_run(
+    run_pidpool: Pidpool, tmp_path: Path, nobody: str, command: str, outputs: list[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "old").write_text("kept")
+    (tmp_path / "hard").hardlink_to(tmp_path / "old")
+    (tmp_path / "soft").symlink_to("old")
+    (tmp_path / "dangling").symlink_to("new")
+    result = run_pidpool(command, nobody, *outputs)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "are the same file" in result.stderr
+    assert (tmp_path / "old").read_text() == "kept"
+
+
+@pytest.mark.parametrize("outputs", ["--json log", "--json /dev/stdout --markdown log"])
+def test_a_file_to_which_stdout_goes_is_not_replaced(
+    environment: dict[str, str], tmp_path: Path, nobody: str, outputs: str
+) -> None:
+    result = _in_shell(f'cd {tmp_path} && "$@" audit {nobody} {outputs} > log', environment)
+    assert result.returncode == 2, result
+    assert "log is where the rest of the output goes" in result.stderr
+
+
+@pytest.mark.parametrize("file", ["/dev/null", "/dev/stdout"])
+def test_what_is_no_file_of_its_own_takes_several_outputs(run_pidpool: Pidpool, nobody: str, file: str) -> None:
+    result = run_pidpool("audit", nobody, "--json", file, "--markdown", file)
+    assert "cannot connect" in result.stderr  # It has come as far as that.
 
 
 def test_without_the_extra_the_command_says_what_to_install(run_script: RunScript, environment: dict[str, str]) -> None:

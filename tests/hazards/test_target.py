@@ -51,12 +51,36 @@ def test_what_is_created_is_removed(driver: str, request: pytest.FixtureRequest)
         ("postgresql+nonsense://u:s3cr3t-w0rd@127.0.0.1/x", "no driver for 'postgresql\\+nonsense'"),
         ("postgresql+psycopg://u:s3cr3t-w0rd@127.0.0.1:1/x", "cannot connect to .*127.0.0.1:1/x.*Is the server up"),
         ("mysql+pymysql://u:s3cr3t-w0rd@127.0.0.1:1/x", "cannot connect to .*127.0.0.1:1/x.*Is the server up"),
+        ("mysql+pymysql://u:s3cr3t-w0rd@127.0.0.1:1/x?connect_timeout=s", "cannot connect to .*: ValueError: "),
+        (
+            "postgresql+pg8000://u:s3cr3t-w0rd@127.0.0.1:1/x?sslmode=require",
+            "cannot connect to .*: TypeError: .*sslmode",
+        ),
+        (
+            "postgresql+psycopg://127.0.0.1:1/x?user=u&password=s3cr3t-w0rd",
+            "cannot connect to .*password=\\*\\*\\*&user=u:",
+        ),
+        ("postgresql+psycopg2://127.0.0.1:1/x?nonsense_token=s3cr3t-w0rd", "cannot connect to .*_token=\\*\\*\\*:"),
     ],
 )
 def test_an_unusable_url_is_refused_without_its_password(url: str, says: str) -> None:
     with pytest.raises(TargetError, match=says) as refusal:
         check_target(url)
     assert "s3cr3t-w0rd" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("secret", ["s3cr3t-w0rd", "s3cr3t w0rd&%", "***s3cr3t-w0rd"])
+@pytest.mark.parametrize(
+    "name", ["password", "passwd", "sslpassword", "ssl_key_password", "oauth_client_secret", "PWD"]
+)
+def test_what_may_be_shown_of_a_url_has_no_secret_among_its_parameters(tmp_path: Path, name: str, secret: str) -> None:
+    url = make_url(f"sqlite:///{tmp_path}/file.db").set(query={"timeout": "7", name: secret, "mode": "rw"})
+    with check_target(url.render_as_string(hide_password=False)) as target:
+        shown, _, parameters = target.safe_url.partition("?")
+        assert shown == f"sqlite:///{tmp_path}/file.db"
+        assert set(parameters.split("&")) == {"timeout=7", f"{name}=***", "mode=rw"}
+        assert secret in make_url(target.url).query.values()
+        assert target.conceal(f"a driver says {secret}, and password={secret}") == "a driver says ***, and password=***"
 
 
 def test_a_sqlite_file_is_left_alone(tmp_path: Path) -> None:

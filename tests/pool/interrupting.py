@@ -447,7 +447,9 @@ def interrupt_at_every_step(
     Or until so many steps as are `enough` have done damage, other than in a finalizer.
     """
     logging.disable()
-    _queue._LOOK_AGAIN = 0.02  # type: ignore[misc]  # after an interrupt; here there are many
+    # After an interrupt; here there are many.
+    _queue._LOOK_AGAIN = 0.02  # type: ignore[misc]
+    _queue._HAND_OVER = 0.02  # type: ignore[misc]
     swallowed: list[object] = []
     sys.unraisablehook = lambda found: swallowed.append(type(found.exc_value))
     _play(name, pool_name, sys.maxsize, kind, busy=busy)  # whatever happens once only

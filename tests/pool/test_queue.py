@@ -439,14 +439,51 @@ def test_one_whose_server_was_interrupted_with_the_seat_in_its_hand_is_served_al
     assert waiter.result() is item
 
 
-def test_one_who_leaves_serves_the_next_with_what_it_was_woken_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_queue, "_LOOK_AGAIN", 3600)
+def test_one_who_is_interrupted_leaves_what_it_was_woken_for_to_the_next() -> None:
+    next_one = Noted()
+
+    class Interrupted(ThreadWaiter[Item]):
+        def wait(self, seconds: float) -> bool:  # noqa: ARG002 - as its base
+            queue.waiters.append(next_one)
+            queue.idle.append(item)  # whoever did this has woken us, and nobody else
+            raise KeyboardInterrupt
+
+    class Interrupting(Queue[Item]):
+        def _waiter(self) -> Interrupted:
+            return Interrupted()
+
+    queue = Interrupting(keep=1, capacity=1)
+    item = new_item(queue)
+    with pytest.raises(KeyboardInterrupt):
+        queue.take(None)
+    assert next_one.given is item
+    assert queue.waiting == 0
+
+
+def test_what_comes_back_while_the_first_is_out_of_the_line_is_not_missed() -> None:
     queue: Queue[Item] = Queue(keep=1, capacity=1)
     item = new_item(queue)
-    impatient = Waiter(queue, 0.3)
-    wait_until_waiting(queue, 1)
-    next_one = Waiter(queue)
-    wait_until_waiting(queue, 2)
-    queue.idle.append(item)  # and whoever did this was interrupted before it looked at the line
-    impatient.join(PATIENCE)
-    assert next_one.result() is item or impatient.got is item
+    first = crowded(queue, 60, 60)
+
+    def comes_back_too_late() -> Item:
+        queue.pop_idle = queue.idle.popleft
+        queue.idle.append(item)  # by a thread that saw nobody in line
+        raise IndexError
+
+    queue.pop_idle = comes_back_too_late
+    queue._serve()
+    assert first.given is item
+
+
+def test_one_that_is_not_old_is_no_surplus_though_it_was_behind_one_that_is() -> None:
+    queue: Queue[Item] = Queue(keep=2, capacity=2)
+    old, young = new_item(queue), new_item(queue)
+    queue.idle.extend([old, young])
+
+    def is_old(item: Item) -> bool:
+        if item is old:
+            queue.idle.popleft()  # by another thread
+        return item is old
+
+    assert queue.take_surplus(is_old, 0) is None
+    assert list(queue.idle) == [young]
