@@ -44,6 +44,7 @@ def test_what_is_created_is_removed(driver: str, request: pytest.FixtureRequest)
     [
         ("not a url with s3cr3t-w0rd", "not an SQLAlchemy URL"),
         ("sqlite://", "name a file by its path"),
+        ("sqlite+aiosqlite://", r"name a file by its path: sqlite\+aiosqlite:///file.db"),
         ("sqlite:///file:s3cr3t-w0rd?uri=true", "name a file by its path"),
         ("sqlite:////no/such/folder/file", "cannot create a folder of the audit's own beside /no/such/folder/file"),
         ("sqlite+pysqlcipher://u:s3cr3t-w0rd@/file", "does not know 'sqlite' databases"),
@@ -83,11 +84,12 @@ def test_what_may_be_shown_of_a_url_has_no_secret_among_its_parameters(tmp_path:
         assert target.conceal(f"a driver says {secret}, and password={secret}") == "a driver says ***, and password=***"
 
 
-def test_a_sqlite_file_is_left_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("scheme", "driver"), [("sqlite", "pysqlite"), ("sqlite+aiosqlite", "aiosqlite")])
+def test_a_sqlite_file_is_left_alone(scheme: str, driver: str, tmp_path: Path) -> None:
     file = tmp_path / "file.db"
     file.write_text("not even a database")
-    with check_target(f"sqlite:///{file}?timeout=7") as target:
-        assert (target.backend, target.driver, target.kind) == ("sqlite", "pysqlite", "file")
+    with check_target(f"{scheme}:///{file}?timeout=7") as target:
+        assert (target.backend, target.driver, target.kind) == ("sqlite", driver, "file")
         assert target.server_version.startswith("SQLite 3.")
         assert run(hazard("sqlite"), subject("pidpool"), target, timeout=45).outcome == "safe"
         assert len(list(tmp_path.iterdir())) == 2
