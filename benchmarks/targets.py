@@ -175,7 +175,7 @@ TARGETS = (
         _is(3),
         at_least=True,
         reason="each turn hands the interpreter to another thread, which costs more than either pool does, and both "
-        "pay it. Tried: handing connections over always, never, and only to those who have waited for long (ADR 3).",
+        "pay it. Tried: handing each connection over, and leaving it to whoever runs for up to a millisecond (ADR 3).",
     ),
     Target("NullPool, fork to first query, 10 inherited", _ratio("fork", "nullpool"), _is(1.10)),
     Target(
