@@ -30,9 +30,10 @@ def untolerated(found: dict[str, Any]) -> list[list[str]]:
     return [loss for loss in found["losses"] if not loss[0].startswith(TOLERATED)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("busy", [False, True], ids=["plain", "with listeners and upkeep"])
 @pytest.mark.parametrize("name", SCENES)
-def test_an_interrupt_at_any_step_loses_nothing(
+def test_an_interrupt_at_any_step_loses_nothing(  # one of five where more is under way: see interrupt_at_every_step
     name: str,
     busy: bool,  # noqa: FBT001 - a parameter of the test
     play: Play,
@@ -42,12 +43,14 @@ def test_an_interrupt_at_any_step_loses_nothing(
     assert found["steps"] > 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCENES)
-def test_an_exception_at_any_step_loses_nothing(name: str, play: Play) -> None:
+def test_an_exception_at_one_step_of_five_loses_nothing(name: str, play: Play) -> None:
     found = play(interrupt_at_every_step, name, "PidPool", "Exception", limit=100)
     assert untolerated(found) == [], json.dumps(found["losses"], indent=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORGOTTEN)
 def test_what_is_tolerated_is_the_entry_of_a_finalizer(name: str, play: Play) -> None:
     found = play(interrupt_at_every_step, name, "PidPool", "KeyboardInterrupt", limit=100)
@@ -66,6 +69,7 @@ def test_three_hundred_signals_lose_nothing(seed: int, play: Play) -> None:
 # That the checks can fail
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["first_checkout", "checkin", "connect_that_fails", "dispose"])
 def test_with_queue_pool_an_interrupt_loses_a_slot_or_the_whole_pool(name: str, play: Play) -> None:
     found = play(interrupt_at_every_step, name, "QueuePool", "KeyboardInterrupt", env={"PATIENCE": "2"}, limit=100)

@@ -109,6 +109,7 @@ def test_a_query_survives_forks_inside_the_loop_that_awaits_it(
     assert play(parent_inside_its_loop, plain_server, "AsyncPidPool", how) == {}
 
 
+@pytest.mark.slow  # it waits for a parent that hangs
 @pytest.mark.parametrize("scenario", [parent_with_an_idle_loop, parent_inside_its_loop])
 def test_with_the_pool_of_sqlalchemys_they_do_not(
     scenario: Callable[..., dict[str, list[str]]], plain_server: list[object], play: Play
