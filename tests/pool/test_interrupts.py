@@ -59,11 +59,11 @@ def test_what_is_tolerated_is_the_entry_of_a_finalizer(name: str, play: Play) ->
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_three_hundred_signals_lose_nothing(seed: int, play: Play) -> None:
-    found = play(interrupt_by_signals, "PidPool", 300, seed, limit=110)
+def test_a_hundred_signals_lose_nothing(seed: int, play: Play) -> None:
+    found = play(interrupt_by_signals, "PidPool", 100, seed, limit=110)
     assert found["wrong"] == []
-    assert found["hits"] >= 300
-    assert found["in the pool"] > 50
+    assert found["hits"] >= 100
+    assert found["in the pool"] > 15
 
 
 # That the checks can fail
