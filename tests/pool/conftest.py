@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -129,14 +128,3 @@ def opener(postgresql: Address) -> Iterator[Opener]:
     opener = Opener(postgresql)
     yield opener
     opener.close()
-
-
-@pytest.fixture(autouse=True)
-def _logging_is_on() -> None:
-    """Undo what an earlier test in this process has done to logging for good."""
-    logging.disable(logging.NOTSET)
-    for name, logger in logging.Logger.manager.loggerDict.items():
-        if name.startswith("sqlalchemy.pool") and isinstance(logger, logging.Logger):
-            logger.disabled = False
-            logger.propagate = True
-            logger.setLevel(logging.NOTSET)

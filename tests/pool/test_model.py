@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 from typing import Any
 
 import pytest
@@ -237,7 +236,6 @@ class PoolMachine(RuleBasedStateMachine):
         self.out.clear()
 
 
-logging.getLogger("sqlalchemy.pool.PidPool").setLevel(logging.CRITICAL)  # failing rollbacks are logged with a traceback
 QUICKLY = settings(max_examples=60, stateful_step_count=30)
 PoolMachine.TestCase.settings = QUICKLY
 test_the_pool_does_what_the_model_does = PoolMachine.TestCase
