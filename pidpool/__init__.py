@@ -19,6 +19,7 @@ __version__ = "0.1.0.dev0"
 if TYPE_CHECKING:
     from pidpool._discard import discard as discard
     from pidpool.errors import InheritedConnectionError as InheritedConnectionError
+    from pidpool.per_process import PerProcess as PerProcess
     from pidpool.pool import AsyncPidPool as AsyncPidPool
     from pidpool.pool import PidNullPool as PidNullPool
     from pidpool.pool import PidPool as PidPool
@@ -27,12 +28,21 @@ if TYPE_CHECKING:
 _ROOMS = {
     "AsyncPidPool": "pidpool.pool",
     "InheritedConnectionError": "pidpool.errors",
+    "PerProcess": "pidpool.per_process",
     "PidNullPool": "pidpool.pool",
     "PidPool": "pidpool.pool",
     "discard": "pidpool.pool",
 }
 
-__all__ = ["AsyncPidPool", "InheritedConnectionError", "PidNullPool", "PidPool", "__version__", "discard"]
+__all__ = [
+    "AsyncPidPool",
+    "InheritedConnectionError",
+    "PerProcess",
+    "PidNullPool",
+    "PidPool",
+    "__version__",
+    "discard",
+]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the type of a lazily loaded name is in the TYPE_CHECKING block

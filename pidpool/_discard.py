@@ -23,10 +23,15 @@ import functools
 import os
 import stat
 from contextlib import suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pidpool import _fork, drivers
 from pidpool.errors import DiscardRefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pidpool.drivers import Driver
 
 
 def identity_of(descriptor: int) -> tuple[int, int]:
@@ -111,6 +116,37 @@ def pin(thing: object) -> None:
     _pinned.append(thing)
 
 
+class Appeared:
+    """The sockets that appear in this process while a connection is opened, for drivers that hide theirs.
+
+    Made before; ``sockets()`` is asked after. Everything that the process opens meanwhile is among them, another
+    thread's sockets, too. But where a driver is known to have opened one by then, its own is one of them; so if there
+    is one only, that is it. Numbers are compared together with what they refer to: one may have been closed and reused.
+
+    Where the system does not list a process's descriptors, no socket ever appears.
+    """
+
+    __slots__ = ("_before",)
+
+    def __init__(self) -> None:
+        self._before = _open_sockets()
+
+    def sockets(self) -> list[tuple[int, int, int]]:
+        """Return number, inode and device of each."""
+        return sorted(_open_sockets() - self._before)
+
+
+def _open_sockets() -> set[tuple[int, int, int]]:
+    found = set()
+    with suppress(OSError):  # no such folder in this system, or no descriptor left to read it
+        for number in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208 - plain names
+            with suppress(OSError):  # closed meanwhile: the folder itself, for one
+                status = os.fstat(number)
+                if stat.S_ISSOCK(status.st_mode):
+                    found.add((number, status.st_ino, status.st_dev))
+    return found
+
+
 class Ownership:
     """One connection, and the process that it belongs to: *owned*, *inherited* or *discarded*.
 
@@ -120,6 +156,8 @@ class Ownership:
     Args:
         connection: the driver's connection, just opened.
         generation: the generation that opened it; by default, this process's.
+        driver: how to let go of it; by default, what is known of its class.
+        appeared: the sockets that have appeared since before it was opened; None if nobody looked.
 
     """
 
@@ -131,26 +169,41 @@ class Ownership:
     _inode: int
     _device: int
 
-    def __init__(self, connection: object, generation: _fork.Generation | None = None) -> None:
+    def __init__(
+        self,
+        connection: object,
+        generation: _fork.Generation | None = None,
+        *,
+        driver: Driver | None = None,
+        appeared: Appeared | None = None,
+    ) -> None:
         self._discarded = False
         self.connection = connection
         self.generation = generation or _fork.current()
-        self.driver = drivers.of(connection)
+        self.driver = driver or drivers.of(connection)
         self._descriptor = -1
         self._inode = self._device = 0
         _dead_end.keep_open()
-        if self.driver.fileno is not None:
-            try:
-                descriptor = self.driver.fileno(connection)
-                status = os.fstat(descriptor)
-                if stat.S_ISSOCK(status.st_mode):
-                    self._descriptor, self._inode, self._device = descriptor, status.st_ino, status.st_dev
-            except Exception:  # noqa: BLE001 - a driver that connects later, or a file: pin, rather than guess later
-                self.driver = drivers.unknown(connection)
+        self._find(appeared)
         if self.generation.page[0]:
             _fork.register(self)
         else:  # forked while it was being opened, and this is the child
             self.discard()
+
+    def _find(self, appeared: Appeared | None) -> None:
+        """Note the connection's descriptor, as far as it can be found."""
+        if self.driver.fileno is not None:
+            try:
+                descriptor = self.driver.fileno(self.connection)
+                status = os.fstat(descriptor)
+                if stat.S_ISSOCK(status.st_mode):
+                    self._descriptor, self._inode, self._device = descriptor, status.st_ino, status.st_dev
+            except Exception:  # noqa: BLE001 - a driver that connects later, or a file: pin, rather than guess later
+                self.driver = drivers.unknown(self.connection)
+        elif self.driver.opens_a_socket and appeared is not None:
+            sockets = appeared.sockets()
+            if len(sockets) == 1:
+                self._descriptor, self._inode, self._device = sockets[0]
 
     @property
     def state(self) -> str:
@@ -172,21 +225,93 @@ class Ownership:
         # neither to the server nor, as a ResourceWarning about an unclosed connection, to the user.
         pin(self)
         try:
-            if self._descriptor >= 0:
-                status = os.fstat(self._descriptor)
-                if status.st_ino == self._inode and status.st_dev == self._device:
-                    _dead_end.replace(self._descriptor)
+            self._release()
             if self.driver.disarm is not None:
                 self.driver.disarm(self.connection)
         except OSError:  # closed, or above a limit that was lowered since: there is nothing to put anything in place of
             pass
         self._discarded = True
 
+    def _release(self) -> None:
+        """Make a dead end of what was noted, if it still is what it was. May raise OSError."""
+        if self._descriptor >= 0:
+            status = os.fstat(self._descriptor)
+            if status.st_ino == self._inode and status.st_dev == self._device:
+                _dead_end.replace(self._descriptor)
+
     after_fork = discard
 
     def __del__(self) -> None:
         if not self._discarded and not self.generation.page[0]:
             self.discard()
+
+
+class ClientOwnership(Ownership):
+    """A client whose sockets come and go, and the process that it belongs to: a pool, a log sender that reconnects.
+
+    Nobody tells when it opens one. So it is asked for them whenever this process is about to fork, and once more where
+    it is discarded. What turns up only there, in a child of a C-level fork, is let go of if the owner has the very same
+    socket under the same number: then it cannot have been closed and the number reused.
+    """
+
+    __slots__ = ("_noted",)
+
+    #: Number and identity of its sockets when it was asked last.
+    _noted: dict[int, tuple[int, int]]
+
+    def _find(self, appeared: Appeared | None) -> None:  # noqa: ARG002 - nothing is hidden here
+        self._noted = {}
+        self.before_fork()
+        _fork.register_before(self)
+
+    def before_fork(self) -> None:
+        """Note the sockets that the client has now. Other threads may be using it."""
+        noted = {}
+        for descriptor in self._descriptors():
+            with suppress(OSError):
+                status = os.fstat(descriptor)
+                if stat.S_ISSOCK(status.st_mode):
+                    noted[descriptor] = status.st_ino, status.st_dev
+        self._noted = noted
+
+    def _descriptors(self) -> Iterable[int]:
+        """Ask the client. What it has of one that is closed, or half made in another thread, does not matter."""
+        find = self.driver.descriptors
+        with suppress(Exception):
+            yield from find(self.connection) if find is not None else ()
+
+    def _release(self) -> None:
+        for descriptor, identity in self._noted.items():
+            with suppress(OSError):
+                if identity_of(descriptor) == identity:
+                    _dead_end.replace(descriptor)
+        for descriptor in self._descriptors():
+            if descriptor not in self._noted and _has_socket(self.generation.pid, descriptor):
+                _dead_end.replace(descriptor)
+
+
+def _has_socket(owner: int, descriptor: int) -> bool:
+    """Tell whether the owner has the same socket as this process, under the same number."""
+    if owner == os.getpid():  # by its number; nothing could be told
+        return False
+    try:
+        ours, theirs = (os.readlink(f"/proc/{process}/fd/{descriptor}") for process in ("self", owner))  # noqa: PTH115
+    except OSError:  # no such system, no such process, or no permission
+        return False
+    return ours == theirs and ours.startswith("socket:")
+
+
+def own(
+    connection: object,
+    generation: _fork.Generation | None = None,
+    *,
+    driver: Driver | None = None,
+    appeared: Appeared | None = None,
+) -> Ownership:
+    """Return the ownership of what was just opened: see ``Ownership``."""
+    driver = driver or drivers.of(connection)
+    kind = Ownership if driver.descriptors is None else ClientOwnership
+    return kind(connection, generation, driver=driver, appeared=appeared)
 
 
 @functools.singledispatch
@@ -229,12 +354,19 @@ def discard(connection: Any, *, force: bool = False) -> None:  # noqa: ANN401 - 
         raise DiscardRefusedError(here.pid)
     pin(connection)
     with suppress(Exception):  # the driver says that it is closed, in a way of its own
-        driver = drivers.of(connection)  # may warn, where warnings may be errors
-        if driver.fileno is not None:
-            descriptor = driver.fileno(connection)
-            if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
-                _dead_end.replace(descriptor)
-                if driver.silence is not None:
-                    driver.silence(connection)
-                if driver.disarm is not None:
-                    driver.disarm(connection)
+        _put_to_rest(connection)
+
+
+def _put_to_rest(connection: object) -> None:
+    """Discard what was not opened under our eyes: nobody noted its descriptors, so its driver is asked."""
+    driver = drivers.of(connection)  # may warn, where warnings may be errors
+    found: Iterable[int] = () if driver.fileno is None else (driver.fileno(connection),)
+    if driver.descriptors is not None:
+        found = driver.descriptors(connection)
+    for descriptor in found:
+        if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            _dead_end.replace(descriptor)
+            if driver.silence is not None:
+                driver.silence(connection)
+    if driver.disarm is not None:
+        driver.disarm(connection)

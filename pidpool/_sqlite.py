@@ -43,12 +43,15 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from pidpool import _fork, drivers
+from pidpool import _discard, _fork, drivers
 from pidpool._discard import Ownership, pin
 from pidpool.errors import InheritedFileError
 
 if TYPE_CHECKING:
     import ctypes
+
+    from pidpool._discard import Appeared
+    from pidpool.drivers import Driver
 
 Kind = Literal["file", "memory", "temporary", "unknown"]
 
@@ -632,6 +635,8 @@ def own(
     connection: Any,  # noqa: ANN401 - any driver's
     generation: _fork.Generation | None = None,
     opener: object | None = None,
+    appeared: Appeared | None = None,
+    driver: Driver | None = None,
 ) -> Ownership | None:
     """Return the ownership of a connection that was just opened, by whatever driver.
 
@@ -639,6 +644,8 @@ def own(
         connection: the driver's connection.
         generation: the generation that opened it; by default, this process's.
         opener: whatever opened it, told apart by identity.
+        appeared: the sockets that have appeared since before it was opened: see ``Ownership``.
+        driver: how to let go of it; by default, what is known of its class.
 
     Returns:
         Its ownership; a ``Handle`` if it is SQLite's. None if something inherited was in the way: the connection is
@@ -648,8 +655,9 @@ def own(
         InheritedFileError: this process may not open the file. The connection is closed again.
 
     """
-    if drivers.of(connection).sqlite3 is None:
-        return Ownership(connection, generation)
+    driver = driver or drivers.of(connection)
+    if driver.sqlite3 is None:
+        return _discard.own(connection, generation, driver=driver, appeared=appeared)
     handle = Handle(connection, generation, opener)
     inheritance = _inheritance()
     if handle.state != "owned" or inheritance.has_settled(handle.files):

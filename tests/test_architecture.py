@@ -29,13 +29,24 @@ ROOMS = (
     "_discard",
     "_sqlite",
     "_loops",
+    "per_process",
     "pool",
     "hazards",
     "bench",
     "cli",
 )
 # Below the pool there is no SQLAlchemy, and a driver is described without being imported.
-WITHOUT_THIRD_PARTY = ("errors", "_fork", "_transports", "drivers", "_discard", "_sqlite", "_loops", "pool._queue")
+WITHOUT_THIRD_PARTY = (
+    "errors",
+    "_fork",
+    "_transports",
+    "drivers",
+    "_discard",
+    "_sqlite",
+    "_loops",
+    "per_process",
+    "pool._queue",
+)
 PRINTS = "cli.render"
 
 

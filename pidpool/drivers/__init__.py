@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from pidpool.errors import UnknownDriverWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ class Driver:
         fileno: returns the descriptor of a connection's socket; raises, or returns a negative number, when the
             connection is closed. It is called inside ``os.fork()``: no I/O, no lock. None: there is no way to find the
             descriptor, so inherited connections are pinned (see ``pidpool._discard``).
+        opens_a_socket: for a driver that hides its descriptor: whether each connect has opened one socket of its own by
+            the time that it returns. Then the one that appeared meanwhile is it.
+        descriptors: for a client that has several sockets, or opens them when it likes: returns the descriptors of
+            those that it has now. It is called inside ``os.fork()``, too, when another thread may have been changing
+            the client: no I/O, no lock. Used instead of ``fileno``.
         silence: called once the descriptor is dead, for a driver whose finalizers would complain about that.
         idle: tells, without I/O, that the server certainly has no open transaction and no unread result, so that a
             rollback would do nothing. None: the driver does not know, so the pool always rolls back.
@@ -58,7 +63,9 @@ class Driver:
     """
 
     name: str
-    fileno: Callable[[Any], int] | None
+    fileno: Callable[[Any], int] | None = None
+    opens_a_socket: bool = False
+    descriptors: Callable[[Any], Iterable[int]] | None = None
     silence: Callable[[Any], None] | None = None
     idle: Callable[[Any], bool] | None = None
     streams: Callable[[Any], bool] | None = None
@@ -129,7 +136,8 @@ def _pinned(package: str) -> Driver:
         f"pidpool does not know where the driver {package!r} keeps a connection's descriptor. In a forked child it "
         "will pin the connections that it inherits: their finalizers never run, so the parent's sessions are safe, but "
         "the child keeps their sockets open, and the server does not notice the parent's death while a child lives. "
-        "A driver can be described to pidpool through the entry-point group 'pidpool.drivers'.",
+        "A driver can be described to pidpool through the entry-point group 'pidpool.drivers'; and PerProcess takes a "
+        "function `discard`.",
         UnknownDriverWarning,
         stacklevel=2,
     )

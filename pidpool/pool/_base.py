@@ -8,7 +8,7 @@ import time
 from logging import DEBUG
 from typing import TYPE_CHECKING, Any
 
-from pidpool import _fork, _sqlite
+from pidpool import _discard, _fork, _sqlite
 from pidpool.pool._leaks import LeakWatch
 from pidpool.pool._queue import Slot
 from pidpool.pool._record import Fairy, Record
@@ -202,6 +202,8 @@ class ForkSafePool(Pool):
     _upkeep: Upkeep
     #: Stands for this pool where pools are not known.
     _opener: object
+    #: Whether to look which socket appears while a connection is opened: as long as its driver is not known.
+    _hides_sockets: bool = True
     _dialect = DialectAttribute(Pool._dialect)
     _timeout: float
 
@@ -416,16 +418,18 @@ class ForkSafePool(Pool):
                 while record.ownership is None:  # again, if something that was inherited had to be closed first
                     is_sqlite = getattr(self._dialect, "name", "") == "sqlite"
                     connection = _sqlite.make_way(self._opener, certainly=is_sqlite)
+                    appeared = _discard.Appeared() if self._hides_sockets else None
                     if connection is None:
                         connection = open_connection(record)
                     elif life.is_async:
                         connection = self._dialect.dbapi.connect(
                             async_creator_fn=functools.partial(_itself, connection)
                         )
-                    record.own(self._dialect.get_driver_connection(connection))
+                    record.own(self._dialect.get_driver_connection(connection), appeared)
             except BaseException:
                 life.connect_errors += 1
                 raise
+            self._hides_sockets = record.ownership.driver.opens_a_socket
             if isinstance(record.ownership, _sqlite.Handle):
                 life.careful = life.attentive = True  # to note which thread uses it
             return connection

@@ -28,7 +28,7 @@ from pidpool.pool._upkeep import has_something_to_say
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pidpool._discard import Ownership
+    from pidpool._discard import Appeared, Ownership
     from pidpool.drivers import Driver
     from pidpool.pool._base import ForkSafePool, Life
     from pidpool.pool._queue import Slot
@@ -79,10 +79,10 @@ class Record(_ConnectionRecord):
         self.echo = False
         super().__init__(pool)  # connects
 
-    def own(self, driver_connection: object) -> None:
+    def own(self, driver_connection: object, appeared: Appeared | None = None) -> None:
         """Note to whom the connection belongs that has just been opened; nobody, if it had to be closed again."""
         # Whoever began to open it owns it, should somebody have forked meanwhile, in a do_connect event.
-        self.ownership = _sqlite.own(driver_connection, self.life.generation, self.life.pool._opener)
+        self.ownership = _sqlite.own(driver_connection, self.life.generation, self.life.pool._opener, appeared)
         if self.ownership is None:
             return
         self.driver = self.ownership.driver

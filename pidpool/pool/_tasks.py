@@ -16,6 +16,7 @@ from pidpool.pool._sqlalchemy import await_only
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pidpool._discard import Appeared
     from pidpool.pool._base import ForkSafePool, Life
     from pidpool.pool._queue import Slot
 
@@ -118,12 +119,12 @@ class AsyncRecord(Record):
     def ready(self, ready: bool) -> None:
         self._ready = ready
 
-    def own(self, driver_connection: object) -> None:
+    def own(self, driver_connection: object, appeared: Appeared | None = None) -> None:
         """Note to whom the connection belongs that has just been opened: to this process, and to this event loop."""
         # First: should it be collected inside a fork, the loop must still be there.
         self._home = _loops.here()
         self._loop = None if self._home is None else self._home.loop
-        super().own(driver_connection)
+        super().own(driver_connection, appeared)
         if self.ownership is not None and self.driver.idle is not None:
             self.is_idle = _of_adapted(self.driver.idle)
 
