@@ -26,7 +26,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from pidpool import _fork, drivers
-from pidpool.errors import DiscardRefusedError
+from pidpool.errors import DiscardRefusedError, InheritedConnectionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -195,12 +195,14 @@ class Ownership:
         if self.driver.fileno is not None:
             try:
                 descriptor = self.driver.fileno(self.connection)
-                status = os.fstat(descriptor)
-                if stat.S_ISSOCK(status.st_mode):
-                    self._descriptor, self._inode, self._device = descriptor, status.st_ino, status.st_dev
+                if descriptor is not None:
+                    status = os.fstat(descriptor)
+                    if stat.S_ISSOCK(status.st_mode):
+                        self._descriptor, self._inode, self._device = descriptor, status.st_ino, status.st_dev
+                    return
             except Exception:  # noqa: BLE001 - a driver that connects later, or a file: pin, rather than guess later
                 self.driver = drivers.unknown(self.connection)
-        elif self.driver.opens_a_socket and appeared is not None:
+        if self.driver.opens_a_socket and appeared is not None:
             sockets = appeared.sockets()
             if len(sockets) == 1:
                 self._descriptor, self._inode, self._device = sockets[0]
@@ -246,6 +248,21 @@ class Ownership:
             self.discard()
 
 
+class _Check:
+    """What the guards of a client ask: see ``drivers.Check``. It refers to nothing but the generation."""
+
+    __slots__ = ("_generation",)
+
+    def __init__(self, generation: _fork.Generation) -> None:
+        self._generation = generation
+
+    def __call__(self, *, quiet: bool = False) -> None:
+        if not self._generation.page[0]:
+            here = _fork.current()
+            if not quiet:
+                raise InheritedConnectionError(self._generation.pid, here.pid)
+
+
 class ClientOwnership(Ownership):
     """A client whose sockets come and go, and the process that it belongs to: a pool, a log sender that reconnects.
 
@@ -263,6 +280,8 @@ class ClientOwnership(Ownership):
         self._noted = {}
         self.before_fork()
         _fork.register_before(self)
+        if self.driver.guard is not None:
+            self.driver.guard(self.connection, _Check(self.generation))
 
     def before_fork(self) -> None:
         """Note the sockets that the client has now. Other threads may be using it."""
@@ -360,11 +379,11 @@ def discard(connection: Any, *, force: bool = False) -> None:  # noqa: ANN401 - 
 def _put_to_rest(connection: object) -> None:
     """Discard what was not opened under our eyes: nobody noted its descriptors, so its driver is asked."""
     driver = drivers.of(connection)  # may warn, where warnings may be errors
-    found: Iterable[int] = () if driver.fileno is None else (driver.fileno(connection),)
+    found: Iterable[int | None] = () if driver.fileno is None else (driver.fileno(connection),)
     if driver.descriptors is not None:
         found = driver.descriptors(connection)
     for descriptor in found:
-        if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+        if descriptor is not None and stat.S_ISSOCK(os.fstat(descriptor).st_mode):
             _dead_end.replace(descriptor)
             if driver.silence is not None:
                 driver.silence(connection)

@@ -23,12 +23,19 @@ import importlib.metadata
 import pkgutil
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pidpool.errors import UnknownDriverWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+
+class Check(Protocol):
+    """Notices, if no hook did, that this process is not the one that owns a client, and has the client discarded."""
+
+    def __call__(self, *, quiet: bool = False) -> None:
+        """Raise ``InheritedConnectionError`` in a process that does not own the client, unless ``quiet``."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +45,10 @@ class Driver:
     Args:
         name: what people call the driver.
         fileno: returns the descriptor of a connection's socket; raises, or returns a negative number, when the
-            connection is closed. It is called inside ``os.fork()``: no I/O, no lock. None: there is no way to find the
-            descriptor, so inherited connections are pinned (see ``pidpool._discard``).
+            connection is closed. It does no I/O. None, or returning it: there is no way to find the descriptor, so
+            inherited connections are pinned (see ``pidpool._discard``).
         opens_a_socket: for a driver that hides its descriptor: whether each connect has opened one socket of its own by
-            the time that it returns. Then the one that appeared meanwhile is it.
+            the time that it returns. Then the one that appeared meanwhile, if it is only one, is it.
         descriptors: for a client that has several sockets, or opens them when it likes: returns the descriptors of
             those that it has now. It is called inside ``os.fork()``, too, when another thread may have been changing
             the client: no I/O, no lock. Used instead of ``fileno``.
@@ -50,8 +57,11 @@ class Driver:
             rollback would do nothing. None: the driver does not know, so the pool always rolls back.
         streams: tells of a cursor whether it reads its rows from the server as they are asked for, so that closing or
             freeing it talks to the server. None: the driver has no such cursors.
-        disarm: for an asyncio driver: called in a child, keeps a task that is cancelled there from asking the server to
-            cancel the owner's query. Drivers open another connection for that.
+        guard: for a client that is used as it is, outside of any pool of ours: called in the owner, once, with the
+            client and a ``Check``. Has that called before anything is sent, received or closed.
+        disarm: called in a child, once its descriptors are dead ends. For what a dead end does not settle: locks that
+            another thread held, messages that are still to be sent, a task that is cancelled (asyncio drivers then open
+            another connection, to cancel the owner's query).
         abort: for an asyncio driver: closes a connection without awaiting anything, in the process that owns it. Called
             in the thread of its event loop, or when that loop is closed. None: the connection is merely dropped.
         sqlite3: for a driver of SQLite's: returns the ``sqlite3.Connection`` that works for a connection (or is it). It
@@ -63,12 +73,13 @@ class Driver:
     """
 
     name: str
-    fileno: Callable[[Any], int] | None = None
+    fileno: Callable[[Any], int | None] | None = None
     opens_a_socket: bool = False
     descriptors: Callable[[Any], Iterable[int]] | None = None
     silence: Callable[[Any], None] | None = None
     idle: Callable[[Any], bool] | None = None
     streams: Callable[[Any], bool] | None = None
+    guard: Callable[[Any, Check], None] | None = None
     disarm: Callable[[Any], None] | None = None
     abort: Callable[[Any], None] | None = None
     sqlite3: Callable[[Any], Any] | None = None
@@ -91,6 +102,17 @@ def load() -> None:
 def inherits(name: str, thing: object) -> bool:
     """Tell whether ``thing`` is an instance of a class called ``name``: no driver is imported here."""
     return any(ancestor.__name__ == name for ancestor in type(thing).__mro__)
+
+
+def checking(function: Callable[..., Any], check: Check, *, quiet: bool = False) -> Callable[..., Any]:
+    """Return a function that calls ``check`` first: for ``Driver.guard``."""
+
+    @functools.wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the function's
+        check(quiet=quiet)
+        return function(*args, **kwargs)
+
+    return checked
 
 
 def of(connection: object) -> Driver:

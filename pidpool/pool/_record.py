@@ -165,7 +165,8 @@ class Record(_ConnectionRecord):
         if self.ownership is None or self.ownership.driver.fileno is None:
             return False
         try:
-            return not has_something_to_say(self.ownership.driver.fileno(self.ownership.connection))
+            descriptor = self.ownership.driver.fileno(self.ownership.connection)
+            return descriptor is not None and not has_something_to_say(descriptor)
         except Exception:  # noqa: BLE001 - whatever is wrong with it, the ping will find out
             return False
 

@@ -90,8 +90,10 @@ def has_heard(connection: Any) -> None:  # noqa: ANN401 - any driver's
     """Return once the server has sent something unasked on a driver's connection, or has hung up."""
     find_descriptor = drivers.of(connection).fileno
     assert find_descriptor is not None
+    descriptor = find_descriptor(connection)
+    assert descriptor is not None
     poll = select.poll()
-    poll.register(find_descriptor(connection), select.POLLIN)
+    poll.register(descriptor, select.POLLIN)
     assert poll.poll(PATIENCE * 1000), "nothing came from the server"
 
 

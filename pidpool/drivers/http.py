@@ -1,0 +1,25 @@
+"""``http.client``: a connection that is kept alive between requests, plain or over TLS, and opened when it is used.
+
+Closing it is silent in a child. But parent and child would read each other's answers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pidpool.drivers import Driver, checking
+
+if TYPE_CHECKING:
+    from pidpool.drivers import Check
+
+
+def _guard(connection: Any, check: Check) -> None:  # noqa: ANN401 - any of http.client's
+    connection.send = checking(connection.send, check)
+    connection.getresponse = checking(connection.getresponse, check)
+
+
+DRIVER = Driver(
+    "http.client",
+    descriptors=lambda connection: [] if connection.sock is None else [int(connection.sock.fileno())],
+    guard=_guard,
+)
