@@ -84,7 +84,7 @@ class PerProcess(Generic[T]):
 
         Raises:
             RuntimeError: ``factory`` itself asks for the instance.
-            TypeError: ``factory`` returned something that must be awaited, or None.
+            TypeError: ``factory`` returned a coroutine, or None.
             Exception: whatever ``factory`` raises.
 
         """
@@ -213,11 +213,11 @@ class PerProcess(Generic[T]):
             _insist(instance is not None, f"the factory of {self.name} returned None instead of a client")
             if inspect.iscoroutine(instance):
                 instance.close()  # it would complain that nobody awaited it
-            _insist(
-                not inspect.isawaitable(instance),
-                f"the factory of {self.name} returned something that must be awaited, which can be done once only. "
-                "Return a client that connects when it is used",
-            )
+                message = (
+                    f"the factory of {self.name} returned a coroutine, which can be awaited once only. Return a client "
+                    "that connects when it is used"
+                )
+                raise TypeError(message)
             ownership = _sqlite.own(instance, life.generation, self._opener, appeared, driver)
             if ownership is not None:
                 return instance, ownership
