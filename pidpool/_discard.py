@@ -131,20 +131,26 @@ class Appeared:
     def __init__(self) -> None:
         self._before = _open_sockets()
 
-    def sockets(self) -> list[tuple[int, int, int]]:
-        """Return number, inode and device of each."""
+    def sockets(self) -> list[tuple[int, tuple[int, int]]]:
+        """Return number and identity of each."""
         return sorted(_open_sockets() - self._before)
 
 
-def _open_sockets() -> set[tuple[int, int, int]]:
-    found = set()
-    with suppress(OSError):  # no such folder in this system, or no descriptor left to read it
-        for number in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208 - plain names
-            with suppress(OSError):  # closed meanwhile: the folder itself, for one
-                status = os.fstat(number)
-                if stat.S_ISSOCK(status.st_mode):
-                    found.add((number, status.st_ino, status.st_dev))
-    return found
+def _open_sockets() -> set[tuple[int, tuple[int, int]]]:
+    try:
+        numbers = [int(name) for name in os.listdir("/proc/self/fd")]  # noqa: PTH208 - plain names
+    except OSError:  # no such folder in this system, or no descriptor left to read it
+        return set()
+    return {(number, identity) for number in numbers if (identity := _socket(number)) is not None}
+
+
+def _socket(descriptor: int) -> tuple[int, int] | None:
+    """Return what a descriptor refers to, if that is a socket."""
+    try:
+        status = os.fstat(descriptor)
+    except OSError:  # closed
+        return None
+    return (status.st_ino, status.st_dev) if stat.S_ISSOCK(status.st_mode) else None
 
 
 class Ownership:
@@ -205,7 +211,7 @@ class Ownership:
         if self.driver.opens_a_socket and appeared is not None:
             sockets = appeared.sockets()
             if len(sockets) == 1:
-                self._descriptor, self._inode, self._device = sockets[0]
+                self._descriptor, (self._inode, self._device) = sockets[0]
 
     @property
     def state(self) -> str:
@@ -230,8 +236,10 @@ class Ownership:
             self._release()
             if self.driver.disarm is not None:
                 self.driver.disarm(self.connection)
-        except OSError:  # closed, or above a limit that was lowered since: there is nothing to put anything in place of
-            pass
+        except (MemoryError, RecursionError):
+            raise  # not for ever: see _fork
+        except Exception:  # noqa: BLE001, S110 - closed, or above a limit that was lowered since: nothing is left to do;
+            pass  # or a description of somebody else's driver, which must not leave others' sockets shared
         self._discarded = True
 
     def _release(self) -> None:
@@ -285,27 +293,26 @@ class ClientOwnership(Ownership):
 
     def before_fork(self) -> None:
         """Note the sockets that the client has now. Other threads may be using it."""
-        noted = {}
-        for descriptor in self._descriptors():
-            with suppress(OSError):
-                status = os.fstat(descriptor)
-                if stat.S_ISSOCK(status.st_mode):
-                    noted[descriptor] = status.st_ino, status.st_dev
-        self._noted = noted
+        if self._discarded:
+            return
+        with suppress(Exception):  # or what was noted before must do
+            found = {descriptor: _socket(descriptor) for descriptor in self._descriptors()}
+            self._noted = {descriptor: identity for descriptor, identity in found.items() if identity is not None}
 
-    def _descriptors(self) -> Iterable[int]:
-        """Ask the client. What it has of one that is closed, or half made in another thread, does not matter."""
+    def _descriptors(self) -> list[int]:
+        """Ask the client, which may be half changed by another thread: see ``Driver.descriptors``."""
         find = self.driver.descriptors
-        with suppress(Exception):
-            yield from find(self.connection) if find is not None else ()
+        return [] if find is None else [descriptor for descriptor in find(self.connection) if descriptor >= 0]
 
     def _release(self) -> None:
+        released = set()
         for descriptor, identity in self._noted.items():
             with suppress(OSError):
                 if identity_of(descriptor) == identity:
                     _dead_end.replace(descriptor)
+                    released.add(descriptor)
         for descriptor in self._descriptors():
-            if descriptor not in self._noted and _has_socket(self.generation.pid, descriptor):
+            if descriptor not in released and _has_socket(self.generation.pid, descriptor):
                 _dead_end.replace(descriptor)
 
 

@@ -38,7 +38,7 @@ def _guard(client: Any, check: Check) -> None:  # noqa: ANN401 - see above
 
         client.getSenderInstance = make_guarded
     sender = _sender(client)
-    if sender is not None:
+    if hasattr(sender, "_send"):
         sender._send = checking(sender._send, check)
         sender.close = checking(sender.close, check, quiet=True)
 
