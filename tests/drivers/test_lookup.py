@@ -174,8 +174,11 @@ def test_an_unknown_driver_with_a_fileno_is_taken_at_its_word(run_script: RunScr
         from pidpool import drivers
         from pidpool._discard import Ownership
         from tests.family import child
-        class Connection(socket.socket):
-            def cursor(self): ...
+        class Connection:
+            def __init__(self):
+                self.socket = socket.socket()
+            def fileno(self):
+                return self.socket.fileno()
         connection = Connection()
         ownership = Ownership(connection)
         assert ownership.driver.name == "__main__"
