@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tests.drivers.specimens import Place, Specimen
 
 SILENT = "silent"
+BUT = "; but "
 
 _ROOT = Path(__file__).parents[2]
 _TOO_LONG = 60.0  # seconds for one deed with its preparations, on a machine that has other work
@@ -83,7 +84,7 @@ def _summary(words: Mapping[str, str]) -> str:
     if "survive" in words:
         said.append(words["survive"])
     past = words["close_itself"]
-    return "; ".join(said) + (f"; but its own `close()`: {past.partition(':')[0]}" if past != SILENT else "")
+    return "; ".join(said) + (f"{BUT}its own `close()`: {past.partition(':')[0]}" if past != SILENT else "")
 
 
 def _words(specimen: Specimen, place: Place, deeds: Sequence[str], *, guarded: bool) -> dict[str, str]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tests.drivers.specimens import Specimen
 
 #: Seconds after which something counts as hanging.
-PATIENCE = 4
+PATIENCE = 6
 #: Exit codes of a child.
 WELL, RAISED, FINALIZED = 0, 1, 3
 

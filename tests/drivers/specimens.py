@@ -296,6 +296,10 @@ def _host_and_port(place: Place) -> dict[str, Any]:
     return {"host": place.host, "port": place.port}
 
 
+def _redis(place: Place) -> dict[str, Any]:
+    return {**_host_and_port(place), "socket_timeout": None}  # some versions give up after 5 seconds
+
+
 def _sender(place: Place) -> dict[str, Any]:
     return {"tag": "pidpool", **_host_and_port(place)}
 
@@ -403,9 +407,9 @@ SPECIMENS: Final = (
         begin=_write_duckdb,
         finish=_commit_duckdb,
     ),
-    _client("redis-py", *_REDIS, "redis:Redis", _host_and_port, server="redis", finish=_ask_redis),
+    _client("redis-py", *_REDIS, "redis:Redis", _redis, server="redis", finish=_ask_redis),
     _client(
-        *("redis-py, asyncio", *_REDIS, "redis.asyncio:Redis", _host_and_port),
+        *("redis-py, asyncio", *_REDIS, "redis.asyncio:Redis", _redis),
         server="redis",
         finish=_await_redis,
         in_loop=True,

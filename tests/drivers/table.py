@@ -51,6 +51,7 @@ _HEAD: Final = (
     "with pidpool",
     "measured with",
 )
+_MEASURED_ON: Final = "Measured on Linux, with CPython "
 _FILES: Final = {"sqlite3": "sqlite.md", "aiosqlite": "sqlite.md", "duckdb": "duckdb.md"}
 _STANDINS: Final[dict[Server, str]] = {
     "tds": "life-cycle only: a stand-in says yes to everything, no SQL Server runs here",
@@ -137,9 +138,9 @@ def _root(expression: ast.expr) -> str:
 # The table
 
 
-def table(results: dict[str, tuple[Findings, str]]) -> str:
+def table(results: dict[str, tuple[Findings, str]], python: str) -> str:
     """Return the table as Markdown: for each client its findings, and what they were measured with."""
-    lines = ["", _line(_HEAD), _line(["---"] * len(_HEAD))]
+    lines = ["", f"{_MEASURED_ON}{python}.", "", _line(_HEAD), _line(["---"] * len(_HEAD))]
     for specimen in SPECIMENS:
         words, verification = results[specimen.client]
         cells = [specimen.client, where(specimen.module), _stressed(words.drop), words.close, words.guarded]
@@ -156,14 +157,21 @@ def _line(cells: Any) -> str:  # noqa: ANN401 - any collection of text
     return f"| {' | '.join(cells)} |"
 
 
-def recorded() -> dict[str, tuple[Findings, str]]:
+def recorded() -> tuple[dict[str, tuple[Findings, str]], str]:
     """Return what the page says, as `table` takes it."""
-    lines = section("drivers", PAGE.read_text()).strip().splitlines()[2:]
+    first, _, _, _, *lines = section("drivers", PAGE.read_text()).strip().splitlines()
     found = {}
     for line in lines:
         client, _, drop, close, guarded, verification = line.strip("| ").split(" | ")
         found[client] = (Findings(drop.strip("*"), close, guarded), verification)
-    return found
+    return found, first.removeprefix(_MEASURED_ON).removesuffix(".")
+
+
+def is_measured_with(specimen: Specimen) -> bool:
+    """Tell whether the page has what this version of the client does, with this version of Python."""
+    rows, python = recorded()
+    is_same_python = python.rpartition(".")[0] == platform.python_version().rpartition(".")[0]
+    return is_same_python and f"{rows[specimen.client][1]};".startswith(f"{version(specimen)};")
 
 
 def version(specimen: Specimen) -> str:
@@ -260,7 +268,7 @@ def main() -> None:
     """Rewrite the table."""
     with _run() as run, ThreadPoolExecutor(os.cpu_count()) as threads:
         results = dict(zip((each.client for each in SPECIMENS), threads.map(run.measure, SPECIMENS), strict=True))
-    PAGE.write_text(with_section("drivers", table(results), PAGE.read_text()))
+    PAGE.write_text(with_section("drivers", table(results, platform.python_version()), PAGE.read_text()))
 
 
 if __name__ == "__main__":
