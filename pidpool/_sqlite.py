@@ -367,6 +367,10 @@ class Handle(Ownership):
             return "a connection to it checked out by a task"  # its thread may be inside SQLite, and nothing would tell
         return _activity(self.database)
 
+    def was_detached(self) -> None:
+        """Note that the pool's record refers to the connection no longer: one reference less is the owner's."""
+        self._references -= 1
+
     def will_close(self) -> None:
         """Note that its owner is about to close it."""
         self.thread = threading.get_ident()

@@ -457,6 +457,8 @@ class Fairy(_ConnectionFairy):
             self._life.leaks.came_back(record)  # what is detached is nobody's leak, and the record goes to others
         self._ownership = record.ownership
         record.dbapi_connection = record.ownership = None
+        if isinstance(self._ownership, _sqlite.Handle):
+            self._ownership.was_detached()
         record.ready = False
         self._pool._do_return_conn(record)
         self.info = self.info.copy()  # type: ignore[misc]

@@ -135,7 +135,9 @@ HALF_READ = """
     store(engine, 5)
     connection = engine.raw_connection()
     connection.driver_connection.isolation_level = None
-    cursor = connection.cursor() if keep == "guarded" else connection.driver_connection.cursor()
+    if keep == "detached":
+        connection.detach()
+    cursor = connection.cursor() if keep == "guarded" else connection.dbapi_connection.cursor()
     if kind == "INSERT":
         cursor.execute("INSERT INTO ledger VALUES (10), (11), (12) RETURNING row")
     else:
@@ -168,7 +170,7 @@ HALF_READ = """
 """
 
 
-@pytest.mark.parametrize("keep", ["guarded", "raw"])
+@pytest.mark.parametrize("keep", ["guarded", "raw", "detached"])
 @pytest.mark.parametrize("kind", ["INSERT", "SELECT"])
 @pytest.mark.parametrize("journal", ["DELETE", "WAL"])
 def test_a_half_read_result_stays_the_parents(journal: str, kind: str, keep: str, play: Play) -> None:
