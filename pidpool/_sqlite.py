@@ -25,7 +25,8 @@ mutexes for ever. Hence:
 2. Before a child opens a file, everything that it inherited on it is looked at. If something was in use, the child is
    refused (``InheritedFileError``), and nothing is touched. Otherwise what is left is closed, and the descriptors of
    this process tell whether somebody else's is left.
-3. A database in memory is kept: the copy is the child's own.
+3. A database in memory is kept: the copy is the child's own. Not so its temporary tables, once SQLite has moved them
+   from memory to a file: then the child is refused.
 
 This room knows nothing of pools: whoever opens connections calls ``make_way`` before and ``own`` after, says which
 thread uses a connection (``Handle.thread``), and lets it be looked at once it is set up (``Handle.look``).
@@ -54,12 +55,14 @@ Kind = Literal["file", "memory", "temporary", "unknown"]
 
 _SETTING_UP: Final = "a connection to it that was just being set up"
 _TEMPORARY: Final = "a temporary database open, which no other process can have"
+_SPILLED: Final = "temporary tables in it that lie in a file, which no other process can have"
 _BUSY: Final = "another thread inside SQLite"
 _CLOSING: Final = "a connection to it that was being closed"
 _ONE_THREAD: Final = "a connection to it that only one thread may use"
 
 #: ``sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE``, which Python names since 3.12.
 _NO_CHECKPOINT_ON_CLOSE: Final = 1006
+_FCNTL_FILE_POINTER: Final = 7
 _FCNTL_VFS_POINTER: Final = 27
 _TXN_READ, _TXN_WRITE = 1, 2
 _STATIC_MUTEXES: Final = range(2, 14)
@@ -123,6 +126,14 @@ class _Library:
         if database is None or self._control(database, name, _FCNTL_VFS_POINTER, self._by_reference(found)) != 0:
             return ""
         return (found.contents.name or b"").decode()  # always set, if the schema is there
+
+    def has_spilled(self, connection: object) -> bool:
+        """Tell whether temporary tables of the connection have grown out of its memory, into a file without a name."""
+        database, found = self._database(connection), self._pointer()
+        if database is None or self._control(database, b"temp", _FCNTL_FILE_POINTER, self._by_reference(found)) != 0:
+            return False  # it has none
+        # A file that is not open has no methods, which are its first field.
+        return found.value is not None and self._pointer.from_address(found.value).value is not None
 
     def is_stuck(self) -> bool:
         """Tell whether one of the mutexes that all connections share was held at fork, by a thread that is not here.
@@ -356,6 +367,13 @@ class Handle(Ownership):
         # A text_factory of the application's may make bytes of it.
         return [tuple(os.fsdecode(each) if isinstance(each, bytes) else each for each in row) for row in rows]
 
+    def temporary_tables(self) -> str | None:
+        """Return, where SQLite cannot be asked whether they lie in a file, that there are any; or None."""
+        try:
+            return _SPILLED if any(schema == "temp" for _, schema, _ in self._ask("database_list")) else None
+        except Exception:  # noqa: BLE001 - only the thread that made it may use it
+            return _ONE_THREAD
+
     @property
     def has_thread(self) -> bool:
         """Whether a thread of the driver's works for the connection, and nobody else is to use it."""
@@ -528,8 +546,10 @@ class Inheritance:
             if found is not None:  # a transaction does no harm, as long as nobody is inside
                 obstacle = found.activity(connection)
                 obstacle = obstacle if obstacle == _BUSY else None
+                if obstacle is None and found.has_spilled(connection):
+                    obstacle = _SPILLED
             else:
-                obstacle = handle.obstacle
+                obstacle = handle.obstacle or handle.temporary_tables()
             if obstacle is not None:
                 raise self.refusal(handle.path, obstacle)
             try:

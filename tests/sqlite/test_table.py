@@ -327,3 +327,43 @@ def test_a_temporary_file_is_refused(attached: str, play: Play) -> None:
             attached,
         )
     )
+
+
+SPILLED = """
+    if REST[0] == "without the library":
+        from pidpool import _sqlite
+        _sqlite.library = lambda: None
+    engine = create_engine("sqlite://", poolclass=POOL, **({"pool_size": 1} if POOL is PidPool else {}))
+
+    def fill(count):
+        with engine.begin() as connection:
+            connection.exec_driver_sql("PRAGMA temp.cache_size = 10")
+            connection.exec_driver_sql("CREATE TEMP TABLE IF NOT EXISTS scratch (owner, ballast)")
+            for _ in range(count):
+                connection.exec_driver_sql("INSERT INTO scratch VALUES ('parent', randomblob(1000))")
+
+    def update():
+        with engine.begin() as connection:
+            connection.exec_driver_sql("UPDATE scratch SET owner = 'child', ballast = randomblob(1000)")
+
+    fill(1)
+    if REST[0] != "without the library":
+        child(update)  # still in memory: its own
+    fill(500)
+    if POOL is PidPool:
+        child(lambda: refused(update, "temporary tables", "spawn"))
+    else:
+        child(update)
+    with engine.connect() as connection:
+        found = connection.exec_driver_sql("SELECT owner, count(*) FROM scratch GROUP BY owner").fetchall()
+    assert found == [("parent", 501)], found
+"""
+
+
+@pytest.mark.parametrize("library", ["with the library", "without the library"])
+def test_temporary_tables_in_a_file_are_the_parents(library: str, play: Play) -> None:
+    passes(play(SPILLED, library))
+
+
+def test_static_pool_in_its_place_overwrites_the_parents_temporary_tables(play: Play) -> None:
+    fails(play(SPILLED, "with the library", pool="StaticPool"))
