@@ -211,6 +211,12 @@ def _is_closed(connection: Any) -> bool:  # noqa: ANN401 - see above
     return False
 
 
+def _close(connection: Any) -> None:  # noqa: ANN401 - see above
+    """Close it as the driver does: a class of the application's may want to execute something first (``optimize``)."""
+    driver: Any = sys.modules["sqlite3"]
+    driver.Connection.close(connection)
+
+
 def _cursors(connection: object | None = None) -> list[object]:
     """Return the cursors and blobs of a connection, or of all, as far as the garbage collector knows them."""
     driver = sys.modules.get("sqlite3")
@@ -439,7 +445,7 @@ class Handle(Ownership):
         try:
             if hasattr(connection, "setconfig"):  # Python 3.12
                 connection.setconfig(_NO_CHECKPOINT_ON_CLOSE, True)  # noqa: FBT003 - its signature
-            connection.close()
+            _close(connection)
         except Exception:  # noqa: BLE001 - only the thread that made it may close it; or a class of the application's
             return _is_closed(connection)
         return True
@@ -680,7 +686,7 @@ def own(
         return handle
     _fork.unregister(handle)
     # It has read nothing yet, and has no lock to lose. Not by its thread: that might be late.
-    handle.database.close()
+    _close(handle.database)
     if handle.has_thread and handle.driver.abort is not None:
         handle.driver.abort(connection)
     inheritance.settle(handle.path, handle.files)

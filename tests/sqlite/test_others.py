@@ -251,6 +251,32 @@ def test_dispose_in_the_child_changes_nothing(play: Play) -> None:
     )
 
 
+@pytest.mark.parametrize("idle", ["pool's", "other pool's"])
+def test_a_close_of_the_applications_executes_nothing_in_the_child(idle: str, play: Play) -> None:
+    passes(
+        play(
+            """
+            create(PATH)
+            class Tidy(sqlite3.Connection):
+                def close(self):
+                    self.execute("INSERT INTO ledger VALUES ('tidied up in %d')" % os.getpid())
+                    self.commit()
+                    super().close()
+
+            engine = engine_on(journal="WAL", connect_args={"factory": Tidy})
+            store(engine, "parent")
+            if REST[0] == "pool's":
+                child(lambda: store(engine, "child"))
+            else:
+                other = engine_on(connect_args={"factory": Tidy})  # which notices only when it has opened the file
+                child(lambda: store(other, "child"))
+            assert rows() == ["child", "parent"], rows()
+            """,
+            idle,
+        )
+    )
+
+
 WITHOUT_LIBRARY = """
     from pidpool import _sqlite
     _sqlite.library = lambda: None  # as where libsqlite3 is hidden inside the interpreter
