@@ -55,7 +55,9 @@ Kind = Literal["file", "memory", "temporary", "unknown"]
 
 _SETTING_UP: Final = "a connection to it that was just being set up"
 _TEMPORARY: Final = "a temporary database open, which no other process can have"
+_RETICENT: Final = "a connection to it that tells nothing about itself"
 _SPILLED: Final = "temporary tables in it that lie in a file, which no other process can have"
+_EXCLUSIVE: Final = "it open with locking_mode=EXCLUSIVE"
 _BUSY: Final = "another thread inside SQLite"
 _CLOSING: Final = "a connection to it that was being closed"
 _ONE_THREAD: Final = "a connection to it that only one thread may use"
@@ -337,14 +339,14 @@ class Handle(Ownership):
                 files.add(identity)
                 if vfs == "unix-excl":
                     obstacle = "it open by the VFS unix-excl"
-                elif set_up and self._ask(f'"{schema}".locking_mode')[0][0] == "exclusive":
-                    obstacle = "it open with locking_mode=EXCLUSIVE"
+                elif set_up and self._is_exclusive(schema):
+                    obstacle = _EXCLUSIVE
         except Exception as error:  # noqa: BLE001 - an authorizer that forbids it, or a class of the application's
             self.kind = "unknown"
             obstacle = _ONE_THREAD if "thread" in str(error) else None
         self.files = frozenset(files)
         if self.kind == "unknown":
-            return obstacle or "a connection to it that tells nothing about itself"
+            return obstacle or _RETICENT
         return obstacle
 
     def _identify(self, schema: str, file: str) -> tuple[Kind, Identity | None, str]:
@@ -362,6 +364,9 @@ class Handle(Ownership):
             return self.kind, None, vfs
         journal = self._ask(f'"{schema}".journal_mode')[0][0]
         return ("memory" if journal in {"memory", "off"} else "temporary"), None, vfs
+
+    def _is_exclusive(self, schema: str) -> bool:
+        return bool(self._ask(f'"{schema}".locking_mode')[0][0] == "exclusive")
 
     def _ask(self, pragma: str) -> list[tuple[Any, ...]]:
         cursor = self.database.cursor()
@@ -438,6 +443,19 @@ class Handle(Ownership):
         elif self._references < 0 or sys.getrefcount(self.database) > self._references + (not idle):
             for cursor in _cursors(self.database):
                 pin(cursor)
+
+    def ask_again(self) -> str | None:
+        """Return what has become of an idle connection since it was looked at, if no child may close it for that.
+
+        Reads nothing of the file.
+        """
+        try:
+            schemas = [schema for _, schema, file in self._ask("database_list") if schema != "temp" and file]
+            return _EXCLUSIVE if any(self._is_exclusive(schema) for schema in schemas) else None
+        except Exception as error:  # noqa: BLE001 - as in _inspect
+            if _is_closed(self.database):
+                return None
+            return _ONE_THREAD if "thread" in str(error) else _RETICENT
 
     def close_inherited(self) -> bool:
         """Close an idle connection of an ancestor's; return whether that succeeded."""
@@ -580,6 +598,10 @@ class Inheritance:
             inherited = [handle for handle in list(self.handles) if handle.files & files]
             for handle in inherited:
                 obstacle = handle.obstacle or handle.activity()
+                if obstacle is not None:
+                    raise self.refusal(handle.path, obstacle, handle.generation.pid)
+            for handle in inherited:  # none of them is in use, by a thread that is not here
+                obstacle = handle.ask_again()
                 if obstacle is not None:
                     raise self.refusal(handle.path, obstacle, handle.generation.pid)
             for handle in inherited:

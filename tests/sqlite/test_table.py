@@ -238,7 +238,12 @@ def test_a_transaction_that_has_done_nothing_does_not_count(play: Play) -> None:
 
 EXCLUSIVE = """
     create(PATH, 1)
-    engine = engine_on(journal="WAL", pragmas=["locking_mode = EXCLUSIVE"])
+    if REST[0] == "on connect":
+        engine = engine_on(journal="WAL", pragmas=["locking_mode = EXCLUSIVE"])
+    else:
+        engine = engine_on(journal="WAL")
+        with engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA locking_mode = EXCLUSIVE")
     store(engine, 2)
     child(engine.dispose)
     if POOL is PidPool:
@@ -255,12 +260,13 @@ EXCLUSIVE = """
 """
 
 
-def test_exclusive_locking_mode_counts_as_in_use(play: Play) -> None:
-    passes(play(EXCLUSIVE))
+@pytest.mark.parametrize("when", ["on connect", "later"])
+def test_exclusive_locking_mode_counts_as_in_use(when: str, play: Play) -> None:
+    passes(play(EXCLUSIVE, when))
 
 
 def test_queue_pool_in_its_place_deletes_the_parents_wal(play: Play) -> None:
-    fails(play(EXCLUSIVE, pool="QueuePool"))
+    fails(play(EXCLUSIVE, "on connect", pool="QueuePool"))
 
 
 def test_the_vfs_unix_excl_counts_as_in_use(play: Play) -> None:
