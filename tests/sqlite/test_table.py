@@ -203,6 +203,24 @@ def test_a_half_read_result_on_an_idle_connection_is_noticed(play: Play) -> None
     )
 
 
+READING = """
+    create(PATH, 1)
+    engine = engine_on(journal=REST[0])
+    with engine.connect() as connection:
+        connection.exec_driver_sql("BEGIN")
+        connection.exec_driver_sql("SELECT row FROM ledger").fetchall()
+        child(lambda: refused(lambda: store(engine, 9), "a transaction open on it that reads"))
+        connection.exec_driver_sql("INSERT INTO ledger VALUES (2)")
+        connection.commit()
+    assert rows() == [1, 2]
+"""
+
+
+@pytest.mark.parametrize("journal", ["DELETE", "WAL"])
+def test_a_transaction_that_has_read_is_in_use(journal: str, play: Play) -> None:
+    passes(play(READING, journal))
+
+
 def test_a_finished_result_does_not_count(play: Play) -> None:
     passes(
         play(
