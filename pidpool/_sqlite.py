@@ -307,8 +307,8 @@ class Handle(Ownership):
         Called by its owner, while nothing but the owner's records and one checkout refer to the connection.
 
         Returns:
-            False if it has attached a file that an inherited connection was idle on. It is not safe then, and must be
-            closed; a new one will be.
+            False if it has attached a file that an inherited connection is on. It is not safe then, and must be closed;
+            a new one will be, after ``make_way``.
 
         Raises:
             InheritedFileError: it has attached a file that this process may not open.
@@ -318,7 +318,19 @@ class Handle(Ownership):
             self._references = sys.getrefcount(self.database) - 1  # without the checkout
             self.obstacle = self._inspect(set_up=True)
         inheritance = _inheritance()
-        return inheritance.has_settled(self.files) or inheritance.settle(self.path, self.files)
+        if inheritance.has_settled(self.files):
+            return True
+        # Beside this one, SQLite might keep the descriptors of what is closed.
+        return not inheritance.on(self.files) and inheritance.settle(self.path, self.files)
+
+    def make_way(self) -> None:
+        """Prepare for another connection to the same files; this one is closed.
+
+        Raises:
+            InheritedFileError: this process may not open them.
+
+        """
+        _inheritance().settle(self.path, self.files)
 
     def _inspect(self, *, set_up: bool) -> str | None:
         """Note kind, path and files; return why no child may open them, if there is a reason that lasts."""
@@ -543,6 +555,10 @@ class Inheritance:
         """Return what ``opener`` had open."""
         return [handle for handle in list(self.handles) if handle.opener is opener]
 
+    def on(self, files: frozenset[Identity]) -> list[Handle]:
+        """Return what is open on these files."""
+        return [handle for handle in list(self.handles) if handle.files & files]
+
     def refuse_if_stuck(self) -> None:
         """Raise InheritedFileError if another thread was inside SQLite at fork, where it held what everybody needs."""
         if self._is_stuck is None:
@@ -595,7 +611,7 @@ class Inheritance:
         """
         self.refuse_if_stuck()
         with self._lock:
-            inherited = [handle for handle in list(self.handles) if handle.files & files]
+            inherited = self.on(files)
             for handle in inherited:
                 obstacle = handle.obstacle or handle.activity()
                 if obstacle is not None:

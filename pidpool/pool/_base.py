@@ -280,6 +280,7 @@ class ForkSafePool(Pool):
             handle: Any = record.ownership
             if not handle.look():
                 record.close()
+                handle.make_way()
                 fairy._connection = record.get_connection()
                 handle = record.ownership
                 handle.look()

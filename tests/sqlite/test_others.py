@@ -100,6 +100,35 @@ def test_an_attached_file_counts(play: Play) -> None:
     )
 
 
+def test_a_file_that_is_attached_only_in_the_child_counts(play: Play) -> None:
+    passes(
+        play(
+            """
+            create(PATH, 1)
+            create(PATH + ".main")
+            one, other = engine_on(journal="WAL"), engine_on(PATH + ".main")
+            event.listen(other, "connect", lambda connection, _: connection.execute(f"ATTACH '{PATH}' AS attached"))
+
+            def idle():
+                return [handle for handle in _sqlite._inheritance().handles if handle.opener is one.pool._opener]
+
+            def attach():
+                assert idle()
+                seen(other)
+                assert not idle()  # closed, before anything was read
+
+            from pidpool import _sqlite
+            store(one, 2)
+            child(attach)
+            with one.begin() as connection:
+                connection.exec_driver_sql("INSERT INTO ledger VALUES (3)")
+                child(lambda: refused(lambda: seen(other), PATH, "a transaction open on it that writes"))
+            assert rows() == [1, 2, 3]
+            """
+        )
+    )
+
+
 def test_another_file_may_be_opened(play: Play) -> None:
     passes(
         play(
