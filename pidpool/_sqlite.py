@@ -60,6 +60,7 @@ _SPILLED: Final = "temporary tables in it that lie in a file, which no other pro
 _EXCLUSIVE: Final = "it open with locking_mode=EXCLUSIVE"
 _BUSY: Final = "another thread inside SQLite"
 _CLOSING: Final = "a connection to it that was being closed"
+_FOREIGN: Final = "a connection to it, idle or not, by a driver that pidpool does not know"
 _ONE_THREAD: Final = "a connection to it that only one thread may use"
 
 #: ``sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE``, which Python names since 3.12.
@@ -215,8 +216,11 @@ def _is_closed(connection: Any) -> bool:  # noqa: ANN401 - see above
 
 def _close(connection: Any) -> None:  # noqa: ANN401 - see above
     """Close it as the driver does: a class of the application's may want to execute something first (``optimize``)."""
-    driver: Any = sys.modules["sqlite3"]
-    driver.Connection.close(connection)
+    driver: Any = sys.modules.get("sqlite3")
+    if driver is not None and isinstance(connection, driver.Connection):
+        driver.Connection.close(connection)
+    else:  # of a driver that pidpool does not know
+        connection.close()
 
 
 def _cursors(connection: object | None = None) -> list[object]:
@@ -269,7 +273,7 @@ class Handle(Ownership):
 
     """
 
-    __slots__ = ("_references", "database", "files", "kind", "obstacle", "opener", "path", "thread")
+    __slots__ = ("_is_foreign", "_references", "database", "files", "kind", "obstacle", "opener", "path", "thread")
 
     #: SQLite's own connection: the driver's, or what a thread of the driver's uses for it.
     database: Any
@@ -282,6 +286,8 @@ class Handle(Ownership):
     thread: int
     #: Why no child may open its files, if that is known beforehand; judged anew at fork.
     obstacle: str | None
+    #: Whether it comes from another build of SQLite than Python's own (pysqlite3, SQLCipher), with a table of its own.
+    _is_foreign: bool
     #: How many references there are to the connection while nobody uses it; -1 before it was looked at.
     _references: int
 
@@ -289,6 +295,7 @@ class Handle(Ownership):
         self, connection: object, generation: _fork.Generation | None = None, opener: object | None = None
     ) -> None:
         of_drivers = drivers.of(connection).sqlite3
+        self._is_foreign = of_drivers is None
         self.database = connection if of_drivers is None else of_drivers(connection)
         self.kind, self.path, self.files = "unknown", "", frozenset()
         self.thread = threading.get_ident()
@@ -334,7 +341,7 @@ class Handle(Ownership):
 
     def _inspect(self, *, set_up: bool) -> str | None:
         """Note kind, path and files; return why no child may open them, if there is a reason that lasts."""
-        obstacle = None if set_up else _SETTING_UP
+        obstacle = _FOREIGN if self._is_foreign else None if set_up else _SETTING_UP
         files = set()
         try:
             for _, schema, file in self._ask("database_list"):
@@ -355,14 +362,14 @@ class Handle(Ownership):
                     obstacle = _EXCLUSIVE
         except Exception as error:  # noqa: BLE001 - an authorizer that forbids it, or a class of the application's
             self.kind = "unknown"
-            obstacle = _ONE_THREAD if "thread" in str(error) else None
+            obstacle = _FOREIGN if self._is_foreign else _ONE_THREAD if "thread" in str(error) else None
         self.files = frozenset(files)
         if self.kind == "unknown":
             return obstacle or _RETICENT
         return obstacle
 
     def _identify(self, schema: str, file: str) -> tuple[Kind, Identity | None, str]:
-        found = library()
+        found = None if self._is_foreign else library()
         vfs = found.vfs(self.database, schema) if file and found is not None else ""
         if vfs == "memdb":
             return "memory", None, vfs
@@ -581,6 +588,8 @@ class Inheritance:
         with self._lock:
             if handle not in self.handles:
                 return None
+            if handle.obstacle == _FOREIGN:
+                raise self.refusal(handle.path, _FOREIGN)
             connection: Any = handle.database
             found = library()
             if found is not None:  # a transaction does no harm, as long as nobody is inside
@@ -700,6 +709,8 @@ def own(
     connection: Any,  # noqa: ANN401 - any driver's
     generation: _fork.Generation | None = None,
     opener: object | None = None,
+    *,
+    certainly: bool = False,
 ) -> Ownership | None:
     """Return the ownership of a connection that was just opened, by whatever driver.
 
@@ -707,6 +718,7 @@ def own(
         connection: the driver's connection.
         generation: the generation that opened it; by default, this process's.
         opener: whatever opened it, told apart by identity.
+        certainly: it is known to be SQLite's, whatever its driver.
 
     Returns:
         Its ownership; a ``Handle`` if it is SQLite's. None if something inherited was in the way: the connection is
@@ -716,7 +728,7 @@ def own(
         InheritedFileError: this process may not open the file. The connection is closed again.
 
     """
-    if drivers.of(connection).sqlite3 is None:
+    if drivers.of(connection).sqlite3 is None and not certainly:
         return Ownership(connection, generation)
     handle = Handle(connection, generation, opener)
     inheritance = _inheritance()

@@ -82,7 +82,10 @@ class Record(_ConnectionRecord):
     def own(self, driver_connection: object) -> None:
         """Note to whom the connection belongs that has just been opened; nobody, if it had to be closed again."""
         # Whoever began to open it owns it, should somebody have forked meanwhile, in a do_connect event.
-        self.ownership = _sqlite.own(driver_connection, self.life.generation, self.life.pool._opener)
+        pool = self.life.pool
+        self.ownership = _sqlite.own(
+            driver_connection, self.life.generation, pool._opener, certainly=pool.is_for_sqlite
+        )
         if self.ownership is None:
             return
         self.driver = self.ownership.driver

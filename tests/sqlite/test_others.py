@@ -306,6 +306,37 @@ def test_a_close_of_the_applications_executes_nothing_in_the_child(idle: str, pl
     )
 
 
+# As a driver with a build of SQLite of its own: its classes are none of sqlite3's.
+ANOTHER_DRIVER = """
+    import types
+    class Connection:
+        def __init__(self, *args, **options):
+            self.real = sqlite3.connect(*args, **options)
+        def __getattr__(self, name):
+            return getattr(self.real, name)
+    Connection.__module__ = "sqlite4.dbapi2"
+    module = types.ModuleType("sqlite4")
+    module.__dict__.update({name: getattr(sqlite3, name) for name in dir(sqlite3) if name[0] != "_"})
+    module.connect = Connection
+    import warnings
+    warnings.simplefilter("ignore")  # that pidpool does not know it
+    create(PATH)
+    engine = engine_on(journal="WAL", module=module, close_before_fork=REST[0] == "closed before fork")
+    store(engine, 1)
+    if REST[0] == "idle":
+        child(lambda: refused(lambda: store(engine, 9), PATH, "a driver that pidpool does not know", "spawn"))
+        engine.dispose()
+    child(lambda: store(engine, 2))
+    store(engine, 3)
+    assert rows() == [1, 2, 3]
+"""
+
+
+@pytest.mark.parametrize("when", ["idle", "closed before fork"])
+def test_an_idle_connection_by_another_driver_is_in_use(when: str, play: Play) -> None:
+    passes(play(ANOTHER_DRIVER, when))
+
+
 WITHOUT_LIBRARY = """
     from pidpool import _sqlite
     _sqlite.library = lambda: None  # as where libsqlite3 is hidden inside the interpreter
