@@ -708,7 +708,7 @@ def make_way(opener: object, *, certainly: bool = False) -> Any:  # noqa: ANN401
     return None
 
 
-def own(
+def own(  # noqa: PLR0913 - one for each thing that only the caller knows
     connection: Any,  # noqa: ANN401 - any driver's
     generation: _fork.Generation | None = None,
     opener: object | None = None,
