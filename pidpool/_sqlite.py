@@ -28,8 +28,8 @@ mutexes for ever. Hence:
 3. A database in memory is kept: the copy is the child's own. Not so its temporary tables, once SQLite has moved them
    from memory to a file: then the child is refused.
 
-This room knows nothing of pools: whoever opens connections calls ``make_way`` before and ``own`` after, says which
-thread uses a connection (``Handle.thread``), and lets it be looked at once it is set up (``Handle.look``).
+This room knows nothing of pools: whoever opens connections does so through ``pidpool._opening``, says which thread
+uses a connection (``Handle.thread``), and lets it be looked at once it is set up (``Handle.look``).
 """
 
 from __future__ import annotations
@@ -38,21 +38,20 @@ import contextlib
 import functools
 import gc
 import os
-import stat
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pidpool import _discard, _fork, drivers
+from pidpool import _files, _fork, drivers
 from pidpool._discard import Ownership, pin
+from pidpool._files import behind, open_files
 from pidpool.errors import InheritedFileError
 
 if TYPE_CHECKING:
     import ctypes
 
-    from pidpool._discard import Appeared
-    from pidpool.drivers import Driver
+    from pidpool._files import Identity
 
 Kind = Literal["file", "memory", "temporary", "unknown"]
 
@@ -234,35 +233,6 @@ def _cursors(connection: object | None = None) -> list[object]:
     return [thing for thing in candidates if isinstance(thing, kinds)]
 
 
-# -- files -----------------------------------------------------------------------------------------------------------
-
-
-class Identity(NamedTuple):
-    """Which file it is, whatever it is called: SQLite's table of locks goes by the same."""
-
-    device: int
-    inode: int
-
-
-def _open_files() -> list[tuple[int, Identity]] | None:
-    """Return this process's descriptors of ordinary files; None where there is no list, or no room to read it."""
-    for folder in ("/proc/self/fd", "/dev/fd"):
-        try:
-            numbers = [int(name) for name in os.listdir(folder)]  # noqa: PTH208 - plain names
-        except OSError:
-            continue
-        return [(number, file) for number in numbers if (file := _file(number)) is not None]
-    return None
-
-
-def _file(descriptor: int) -> Identity | None:
-    try:
-        status = os.fstat(descriptor)
-    except OSError:
-        return None
-    return Identity(status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
-
-
 # -- one connection --------------------------------------------------------------------------------------------------
 
 
@@ -378,8 +348,7 @@ class Handle(Ownership):
             return "memory", None, vfs
         if file:
             try:
-                status = os.stat(file)  # noqa: PTH116 - the bare system call
-                return "file", Identity(status.st_dev, status.st_ino), vfs
+                return "file", _files.named(file), vfs
             except OSError:  # deleted or renamed while it is open
                 return "unknown", None, vfs
         if schema == "main" and self.kind != "unknown":  # found out when it was opened
@@ -543,7 +512,7 @@ class Inheritance:
         self.heir = {}
         self._has_pinned_cursors = False
         # Without the driver nobody has a SQLite file open, and one descriptor less is opened at fork.
-        self._open_files = _open_files() if previous is not None and "_sqlite3" in sys.modules else []
+        self._open_files = open_files() if previous is not None and "_sqlite3" in sys.modules else []
 
     def after_fork(self) -> None:
         """Begin the child's, which looks at once what is open."""
@@ -638,8 +607,8 @@ class Inheritance:
                     raise self.refusal(handle.path, "a connection to it that cannot be closed here", self.owner)
                 del self.handles[handle]
             unsettled = files - self._settled
-            known = self._open_files if self._open_files is not None else _open_files() or []
-            left = [number for number, file in known if file in unsettled and _file(number) == file]
+            known = self._open_files if self._open_files is not None else open_files() or []
+            left = [number for number, file in known if file in unsettled and behind(number) == file]
             if left:
                 what = f"descriptor {left[0]} open on it, of which pidpool knows nothing"
                 raise self.refusal(path, what, self.owner)
@@ -708,36 +677,22 @@ def make_way(opener: object, *, certainly: bool = False) -> Any:  # noqa: ANN401
     return None
 
 
-def own(  # noqa: PLR0913 - one for each thing that only the caller knows
-    connection: Any,  # noqa: ANN401 - any driver's
-    generation: _fork.Generation | None = None,
-    opener: object | None = None,
-    *,
-    appeared: Appeared | None = None,
-    driver: Driver | None = None,
-    certainly: bool = False,
-) -> Ownership | None:
-    """Return the ownership of a connection that was just opened, by whatever driver.
+def own(connection: Any, generation: _fork.Generation | None = None, opener: object | None = None) -> Handle | None:  # noqa: ANN401 - any driver's
+    """Return the handle of a connection of SQLite's that was just opened.
 
     Args:
         connection: the driver's connection.
         generation: the generation that opened it; by default, this process's.
         opener: whatever opened it, told apart by identity.
-        appeared: the sockets that have appeared since before it was opened: see ``Ownership``.
-        driver: how to let go of it; by default, what is known of its class.
-        certainly: it is known to be SQLite's, whatever its driver.
 
     Returns:
-        Its ownership; a ``Handle`` if it is SQLite's. None if something inherited was in the way: the connection is
-        closed again, the way is free now, and another is to be opened.
+        Its handle. None if something inherited was in the way: the connection is closed again, the way is free now, and
+        another is to be opened.
 
     Raises:
         InheritedFileError: this process may not open the file. The connection is closed again.
 
     """
-    driver = driver or drivers.of(connection)
-    if driver.sqlite3 is None and not certainly:
-        return _discard.own(connection, generation, driver=driver, appeared=appeared)
     handle = Handle(connection, generation, opener)
     inheritance = _inheritance()
     if handle.state != "owned" or inheritance.has_settled(handle.files):

@@ -14,7 +14,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from pidpool import _fork, _loops, _sqlite
+from pidpool import _fork, _loops, _opening
 from pidpool._discard import Appeared
 from pidpool.drivers import Driver
 
@@ -205,8 +205,8 @@ class PerProcess(Generic[T]):
         driver = None
         if self._discard is not None:
             driver = Driver(self.name, disarm=functools.partial(_discard_by, self._discard, life))
-        while True:  # again, if something that was inherited had to be closed first: see _sqlite
-            instance = _sqlite.make_way(self._opener)
+        while True:  # again, if something that was inherited had to be closed first: see _opening
+            instance = _opening.make_way(self._opener)
             appeared = Appeared()
             if instance is None:
                 instance = self._factory()
@@ -218,7 +218,7 @@ class PerProcess(Generic[T]):
                     "that connects when it is used"
                 )
                 raise TypeError(message)
-            ownership = _sqlite.own(instance, life.generation, self._opener, appeared=appeared, driver=driver)
+            ownership = _opening.own(instance, life.generation, self._opener, appeared=appeared, driver=driver)
             if ownership is not None:
                 return instance, ownership
 

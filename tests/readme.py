@@ -33,6 +33,8 @@ EXAMPLE = ROOT / "examples" / "hazard.py"
 POOLS = ("pidpool", "queuepool", "queuepool+dispose-noclose")
 #: The README has a matrix for each: the driver that is most forgiving, and the one that is least.
 SERVERS = {"psycopg": PostgreSQL, "mysqlclient": MariaDB}
+#: And one for each driver whose databases are files: their row.
+FILES = {"sqlite3": "sqlite", "duckdb": "duckdb"}
 PATIENCE = ("--timeout", "120")  # seconds: a machine that has other work must not make a pool look bad
 
 
@@ -90,10 +92,10 @@ def server_rows() -> list[str]:
     return [hazard.name for hazard in CATALOGUE.values() if hazard.needs == "server"]
 
 
-def audit_file() -> str:
-    """Audit a SQLite file, and return what `audit` does."""
+def audit_file(row: str = "sqlite") -> str:
+    """Audit a file of SQLite's or DuckDB's, which have a row each, and return what `audit` does."""
     with tempfile.TemporaryDirectory() as folder:
-        return audit(f"sqlite:///{folder}/file.db", *PATIENCE, "--only", "sqlite")
+        return audit(f"{row}:///{folder}/file.db", *PATIENCE, "--only", row)
 
 
 def audit(url: str, *options: str) -> str:
@@ -152,7 +154,7 @@ def main() -> None:
         ]
     finally:
         keeper.finish()
-    tables.append(matrix("sqlite3", audit_file()))
+    tables += [matrix(driver, audit_file(row)) for driver, row in FILES.items()]
     README.write_text(with_section("matrix", "".join(tables), page))
 
 

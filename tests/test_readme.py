@@ -82,11 +82,13 @@ def test_the_documented_hazards_are_those_of_the_catalogue() -> None:
 def test_each_matrix_has_the_rows_of_the_catalogue_and_pidpool_is_safe_in_all() -> None:
     tables = matrices()
 
-    assert list(tables) == [*readme.SERVERS, "sqlite3"]
+    assert list(tables) == [*readme.SERVERS, *readme.FILES]
     for driver, table in tables.items():
-        assert [hazard for hazard, _ in table] == (["sqlite"] if driver == "sqlite3" else readme.server_rows())
+        assert [hazard for hazard, _ in table] == (
+            [readme.FILES[driver]] if driver in readme.FILES else readme.server_rows()
+        )
         assert {words[0] for _, words in table} == {"safe"}
-    assert len(readme.server_rows()) == len(CATALOGUE) - 1
+    assert len(readme.server_rows()) == len(CATALOGUE) - len(readme.FILES)
 
 
 @pytest.mark.parametrize("driver", readme.SERVERS)
@@ -99,9 +101,10 @@ def test_a_fresh_run_agrees_with_the_matrix(driver: str, request: pytest.Fixture
     assert {hazard: is_safe(words) for hazard, words in fresh} == {hazard: is_safe(printed[hazard]) for hazard in CHEAP}
 
 
-def test_a_fresh_run_on_a_sqlite_file_agrees_with_the_matrix() -> None:
-    ((_, words),) = readme.rows(readme.audit_file())
-    ((_, printed),) = matrices()["sqlite3"]
+@pytest.mark.parametrize(("driver", "row"), readme.FILES.items())
+def test_a_fresh_run_on_a_file_agrees_with_the_matrix(driver: str, row: str) -> None:
+    ((_, words),) = readme.rows(readme.audit_file(row))
+    ((_, printed),) = matrices()[driver]
     assert is_safe(words) == is_safe(printed)
 
 

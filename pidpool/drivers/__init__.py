@@ -69,6 +69,8 @@ class Driver:
         revive: for a driver of SQLite's that has a thread for each connection: returns another connection around the
             same ``sqlite3.Connection``, with a thread of its own, to be awaited. Called in a child, for a database in
             memory. None: the connection works there as it is.
+        duckdb: for a driver of DuckDB's: returns the ``DuckDBPyConnection`` that a connection wraps (or is). It is what
+            ``pidpool._duckdb`` asks for its files, in its owner. None: it has nothing to do with DuckDB.
 
     """
 
@@ -84,6 +86,7 @@ class Driver:
     abort: Callable[[Any], None] | None = None
     sqlite3: Callable[[Any], Any] | None = None
     revive: Callable[[Any], Any] | None = None
+    duckdb: Callable[[Any], Any] | None = None
 
 
 @functools.cache

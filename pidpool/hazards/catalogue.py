@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from .stage import Stage
 
 Scenario = Callable[["Stage"], None]
-Needs = Literal["server", "file"]
+Needs = Literal["server", "file", "duckdb"]
+_ONLY_FOR = {"server": "a server", "file": "a SQLite file", "duckdb": "a DuckDB file"}
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Hazard:
         story: how it comes about in real programs, in plain words.
         advice: what to do about it.
         scenario: the function that provokes it.
-        needs: "server" or "file": what kind of database it can be provoked on.
+        needs: "server", "file" (SQLite's) or "duckdb": what kind of database it can be provoked on.
         controls: driver -> name of a subject that is known to fail here ("*": every other driver). A row that
             nobody fails would prove nothing.
         makes_loops: its scenario runs event loops of its own, also where the driver is not asyncio's.
@@ -67,10 +68,11 @@ class Hazard:
             Skip: it cannot be provoked on this kind of database.
         """
         if self.needs != stage.target.kind:
+            there = stage.target.kind
             raise Skip(
-                "only for a SQLite file"
-                if self.needs == "file"
-                else "a SQLite file has no sessions; see the row sqlite"
+                f"only for {_ONLY_FOR[self.needs]}"
+                if there == "server"
+                else f"{_ONLY_FOR[there]} has no sessions; see the row {stage.target.backend}"
             )
         self.scenario(stage)
 
@@ -100,7 +102,7 @@ def enters(  # noqa: PLR0913 - one for each thing that is said of a hazard
         title: completes "the child ...".
         promise: completes "the parent must ...".
         advice: what to do about it.
-        needs: "server" or "file".
+        needs: "server", "file" or "duckdb".
         controls: by default QueuePool fails with every driver.
         makes_loops: as there.
 

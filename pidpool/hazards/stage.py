@@ -104,7 +104,7 @@ class Stage:
         return self.engine_at(self.url, **options)
 
     def engine_on(self, file: Path, **options: Any) -> Engine:  # noqa: ANN401 - create_engine's own options
-        """Return a new engine of the pool under test on a SQLite file; `options` are those of `create_engine`."""
+        """Return a new engine of the pool under test on a file; `options` are those of `create_engine`."""
         return self.engine_at(self.target.url_of(file), **options)
 
     def engine_at(self, url: str, **options: Any) -> Engine:  # noqa: ANN401 - as above

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 import secrets
@@ -40,7 +41,10 @@ _NAME_CHECKS = ("sslrootcert", "ssl_ca", "ssl", "ssl_verify_identity")
 _NO_CHECKS = ("disable", "allow", "prefer", "require")  # asyncpg's `ssl` is what libpq calls `sslmode`.
 
 
+_KINDS_OF_FILES: dict[str, Needs] = {"sqlite": "file", "duckdb": "duckdb"}
+_PRODUCTS = {"sqlite": "SQLite", "duckdb": "DuckDB"}
 _SQLITE_DRIVERS = ("pysqlite", "aiosqlite")
+_NO_FILES = (":memory:", "md:", "motherduck:")
 # Every driver takes the password as a query parameter as well, under a name of its own; some take further secrets.
 _SECRET = re.compile(r"\w*(?:passw|passphrase|pwd|secret|token)\w*", re.IGNORECASE)
 _SECRET_PARAMETER = re.compile(rf"\b({_SECRET.pattern})=(?!\*{{3}}:?(?:[&\s]|$))[^&\s]*", re.IGNORECASE)
@@ -64,22 +68,22 @@ class Target:
     safe_url: str
     """The URL with its password hidden, and whatever else is secret in it: this one may be shown."""
     backend: str
-    """"postgresql", "mysql" (which stands for MariaDB, too) or "sqlite"."""
+    """"postgresql", "mysql" (which stands for MariaDB, too), "sqlite" or "duckdb"."""
     driver: str
     """A key of `PACKAGES`."""
     server_version: str
     namespace: str
-    """The schema (PostgreSQL), the prefix of the tables (MySQL, MariaDB) or the folder (SQLite) in which it works."""
+    """The schema (PostgreSQL), the prefix of the tables (MySQL, MariaDB) or the folder (files) in which it works."""
     proxied: bool
     """Whether the recording proxy can stand between the pool and the server (it needs TCP)."""
 
     @property
     def kind(self) -> Needs:
-        """Whether it is a server or a file."""
-        return "file" if self.backend == "sqlite" else "server"
+        """Whether it is a server or a file, and whose."""
+        return _KINDS_OF_FILES.get(self.backend, "server")
 
     def url_of(self, file: Path) -> str:
-        """Return the URL with another SQLite file in it."""
+        """Return the URL with another file in it."""
         return make_url(self.url).set(database=str(file)).render_as_string(hide_password=False)
 
     @property
@@ -114,7 +118,7 @@ class Target:
         Raises:
             TargetError: the server refused, or is gone; the message names what is left behind.
         """
-        if self.kind == "file":
+        if self.kind != "server":
             shutil.rmtree(self.namespace, ignore_errors=True)
             return
         try:
@@ -142,7 +146,7 @@ def hide_parameters(text: str) -> str:
 
 
 def check_target(url: str) -> Target:
-    """Connect to `url` once and create the audit's own schema or tables there; beside a SQLite file, its own folder.
+    """Connect to `url` once and create the audit's own schema or tables there; beside a file, its own folder.
 
     Raises:
         TargetError: the URL is unusable, its driver is missing or unsupported, the server is unreachable, or
@@ -166,30 +170,35 @@ def check_target(url: str) -> Target:
 
 
 def _file(url: str) -> Target | None:
-    """Return the target for a SQLite file: a folder beside it, because the scenarios damage files. None for a server.
+    """Return the target for a file: a folder beside it, because the scenarios damage files. None for a server.
 
     Raises:
         TargetError: it is no file, or nothing may be created beside it.
     """
     try:
         parsed = make_url(url)
+        backend = parsed.get_backend_name()
         dialect = parsed.get_dialect()
     except (exc.SQLAlchemyError, ValueError):
+        if url.partition(":")[0] == "duckdb":
+            raise TargetError("the driver duckdb_engine is not installed: pip install duckdb duckdb-engine") from None
         return None  # which is said elsewhere
-    if parsed.get_backend_name() != "sqlite" or dialect.driver not in _SQLITE_DRIVERS:
+    if backend not in _KINDS_OF_FILES or (backend == "sqlite" and dialect.driver not in _SQLITE_DRIVERS):
         return None
     if not hasattr(os, "fork"):
         raise TargetError(_NO_FORK)
-    path = Path(parsed.database or ":memory:")
-    if str(path) == ":memory:" or "uri" in parsed.query:
+    product = _PRODUCTS[backend]
+    database = parsed.database or ":memory:"
+    if database.startswith(_NO_FILES) or "uri" in parsed.query:
         raise TargetError(
-            f"for SQLite, name a file by its path: {parsed.drivername}:///file.db "
+            f"for {product}, name a file by its path: {parsed.drivername}:///file.db "
             "(it need not exist, and is not touched)"
         )
     try:
-        version = dialect.import_dbapi().sqlite_version
+        driver, version = _version_of_files(backend, dialect)
     except ImportError:
         raise TargetError(f"the driver {dialect.driver} is not installed: pip install {dialect.driver}") from None
+    path = Path(database)
     try:
         folder = tempfile.mkdtemp(prefix="pidpool_audit_", dir=path.absolute().parent)
     except OSError as error:
@@ -200,12 +209,19 @@ def _file(url: str) -> Target | None:
     return Target(
         url=parsed.render_as_string(hide_password=False),
         safe_url=_safe(parsed),
-        backend="sqlite",
-        driver=dialect.driver,
-        server_version=f"SQLite {version}",
+        backend=backend,
+        driver=driver,
+        server_version=f"{product} {version}",
         namespace=folder,
         proxied=False,
     )
+
+
+def _version_of_files(backend: str, dialect: Any) -> tuple[str, str]:  # noqa: ANN401 - a dialect's class
+    """Return the driver's name, and the library's version."""
+    if backend == "duckdb":  # whose dialect inherits psycopg2's, and imports that if it is asked
+        return backend, importlib.metadata.version(backend)
+    return dialect.driver, dialect.import_dbapi().sqlite_version
 
 
 def reach(url: str) -> Target:

@@ -8,7 +8,7 @@ import time
 from logging import DEBUG
 from typing import TYPE_CHECKING, Any
 
-from pidpool import _discard, _fork, _sqlite
+from pidpool import _discard, _fork, _opening, _sqlite
 from pidpool.pool._leaks import LeakWatch
 from pidpool.pool._queue import Slot
 from pidpool.pool._record import Fairy, Record
@@ -407,9 +407,9 @@ class ForkSafePool(Pool):
                 too_old.retire()
 
     @property
-    def is_for_sqlite(self) -> bool:
-        """Whether its engine is known to be for SQLite; a plain pool's driver tells."""
-        return getattr(self._dialect, "name", "") == "sqlite"
+    def dialect_name(self) -> str:
+        """What SQLAlchemy calls the database that its engine is for; empty for a plain pool, whose driver tells."""
+        return getattr(self._dialect, "name", "")
 
     # -- opening and closing -------------------------------------------------------------------------------------
 
@@ -422,7 +422,7 @@ class ForkSafePool(Pool):
             life.connects += 1
             try:
                 while record.ownership is None:  # again, if something that was inherited had to be closed first
-                    connection = _sqlite.make_way(self._opener, certainly=self.is_for_sqlite)
+                    connection = _opening.make_way(self._opener, dialect=self.dialect_name)
                     appeared = _discard.Appeared() if self._hides_sockets else None
                     if connection is None:
                         connection = open_connection(record)

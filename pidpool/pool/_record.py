@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import util
 from sqlalchemy.exc import DontWrapMixin
 
-from pidpool import _fork, _sqlite
+from pidpool import _fork, _opening, _sqlite
 from pidpool.errors import InheritedConnectionError
 from pidpool.pool._cursor import GuardedCursor
 from pidpool.pool._sqlalchemy import _ConnectionFairy, _ConnectionRecord, streams_adapted
@@ -83,8 +83,8 @@ class Record(_ConnectionRecord):
         """Note to whom the connection belongs that has just been opened; nobody, if it had to be closed again."""
         # Whoever began to open it owns it, should somebody have forked meanwhile, in a do_connect event.
         pool = self.life.pool
-        self.ownership = _sqlite.own(
-            driver_connection, self.life.generation, pool._opener, appeared=appeared, certainly=pool.is_for_sqlite
+        self.ownership = _opening.own(
+            driver_connection, self.life.generation, pool._opener, appeared=appeared, dialect=pool.dialect_name
         )
         if self.ownership is None:
             return

@@ -51,3 +51,11 @@ def awaited_file_target(tmp_path: Path) -> Iterator[Target]:
     """Return a SQLite file as a target, for an asyncio engine."""
     with check_target(f"sqlite+aiosqlite:///{tmp_path}/file.db") as target:
         yield target
+
+
+@pytest.fixture
+def duckdb_target(tmp_path: Path) -> Iterator[Target]:
+    """Return a DuckDB file as a target."""
+    pytest.importorskip("duckdb_engine")
+    with check_target(f"duckdb:///{tmp_path}/file.duckdb") as target:
+        yield target

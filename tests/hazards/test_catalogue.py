@@ -92,9 +92,29 @@ def test_what_a_sqlite_file_cannot_have_says_so(name: str, file_target: Target) 
     assert (verdict.outcome, verdict.detail) == ("skipped", "a SQLite file has no sessions; see the row sqlite")
 
 
-def test_a_server_is_no_sqlite_file(target_of: TargetOf) -> None:
-    verdict = run(hazard("sqlite"), subject("pidpool"), target_of("psycopg"), timeout=_SECONDS)
-    assert (verdict.outcome, verdict.detail) == ("skipped", "only for a SQLite file")
+@pytest.mark.parametrize("pool", ["pidpool", "pidnullpool"])
+def test_a_duckdb_file_is_safe(pool: str, duckdb_target: Target) -> None:
+    assert_safe(run(hazard("duckdb"), subject(pool), duckdb_target, timeout=_SECONDS))
+
+
+@pytest.mark.parametrize("pool", [hazard("duckdb").control("duckdb"), "nullpool", "queuepool+dispose-noclose"])
+def test_with_other_pools_a_duckdb_file_is_not_safe(pool: str, duckdb_target: Target) -> None:
+    verdict = run(hazard("duckdb"), subject(pool), duckdb_target, timeout=_SECONDS / 3)
+    assert verdict.outcome in {"lost", "hang"}, verdict
+    assert verdict.detail
+
+
+# One for each kind of row: each costs a process.
+@pytest.mark.parametrize("name", ["gc", "sqlite", "async"])
+def test_what_a_duckdb_file_cannot_have_says_so(name: str, duckdb_target: Target) -> None:
+    verdict = run(hazard(name), subject("pidpool"), duckdb_target, timeout=_SECONDS)
+    assert (verdict.outcome, verdict.detail) == ("skipped", "a DuckDB file has no sessions; see the row duckdb")
+
+
+@pytest.mark.parametrize(("name", "product"), [("sqlite", "SQLite"), ("duckdb", "DuckDB")])
+def test_a_server_is_no_file(name: str, product: str, target_of: TargetOf) -> None:
+    verdict = run(hazard(name), subject("pidpool"), target_of("psycopg"), timeout=_SECONDS)
+    assert (verdict.outcome, verdict.detail) == ("skipped", f"only for a {product} file")
 
 
 def test_the_catalogue_has_the_rows_that_we_promise() -> None:
@@ -122,6 +142,7 @@ def test_the_catalogue_has_the_rows_that_we_promise() -> None:
         "tls",
         "storm",
         "sqlite",
+        "duckdb",
         "async",
     ]
 
@@ -138,7 +159,9 @@ def test_a_hazard_explains_itself(row: Hazard) -> None:
 
 
 def test_an_unknown_hazard_lists_the_known_ones() -> None:
-    with pytest.raises(UnknownHazard, match=r"unknown hazard 'gcc'; known are concurrent-use, .*storm, sqlite, async"):
+    with pytest.raises(
+        UnknownHazard, match=r"unknown hazard 'gcc'; known are concurrent-use, .*storm, sqlite, duckdb, async"
+    ):
         hazard("gcc")
 
 

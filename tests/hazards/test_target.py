@@ -46,6 +46,8 @@ def test_what_is_created_is_removed(driver: str, request: pytest.FixtureRequest)
         ("sqlite://", "name a file by its path"),
         ("sqlite+aiosqlite://", r"name a file by its path: sqlite\+aiosqlite:///file.db"),
         ("sqlite:///file:s3cr3t-w0rd?uri=true", "name a file by its path"),
+        ("duckdb:///:memory:", "for DuckDB, name a file by its path: duckdb:///file.db"),
+        ("duckdb:///md:?motherduck_token=s3cr3t-w0rd", "for DuckDB, name a file by its path"),
         ("sqlite:////no/such/folder/file", "cannot create a folder of the audit's own beside /no/such/folder/file"),
         ("sqlite+pysqlcipher://u:s3cr3t-w0rd@/file", "does not know 'sqlite' databases"),
         ("mysql+asyncmy://u:s3cr3t-w0rd@127.0.0.1/x", "does not support the driver 'asyncmy'"),
@@ -92,6 +94,18 @@ def test_a_sqlite_file_is_left_alone(scheme: str, driver: str, tmp_path: Path) -
         assert (target.backend, target.driver, target.kind) == ("sqlite", driver, "file")
         assert target.server_version.startswith("SQLite 3.")
         assert run(hazard("sqlite"), subject("pidpool"), target, timeout=45).outcome == "safe"
+        assert len(list(tmp_path.iterdir())) == 2
+    assert file.read_text() == "not even a database"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_duckdb_file_is_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "file.duckdb"
+    file.write_text("not even a database")
+    with check_target(f"duckdb:///{file}") as target:
+        assert (target.backend, target.driver, target.kind) == ("duckdb", "duckdb", "duckdb")
+        assert target.server_version.startswith("DuckDB ")
+        assert run(hazard("duckdb"), subject("pidpool"), target, timeout=45).outcome == "safe"
         assert len(list(tmp_path.iterdir())) == 2
     assert file.read_text() == "not even a database"
     assert list(tmp_path.iterdir()) == [file]
