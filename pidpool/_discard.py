@@ -351,8 +351,9 @@ def discard(connection: Any, *, force: bool = False) -> None:  # noqa: ANN401 - 
     thing in the child.
 
     Args:
-        connection: a DB-API connection, an SQLAlchemy ``PoolProxiedConnection`` (``engine.raw_connection()``) or an
-            SQLAlchemy ``Connection``.
+        connection: a DB-API connection, an SQLAlchemy ``PoolProxiedConnection`` (``engine.raw_connection()``), an
+            SQLAlchemy ``Connection``, or a client that pidpool knows: redis-py's, fluent-logger's, ``http.client``'s, a
+            socket. A client that ``PerProcess`` holds discards itself.
         force: discard even in the process that owns the connection. Its session then stays on the server until the
             server or another process with a copy of the socket ends it.
 
@@ -360,12 +361,14 @@ def discard(connection: Any, *, force: bool = False) -> None:  # noqa: ANN401 - 
         DiscardRefusedError: this process owns the connection, and ``force`` is false. pidpool knows the owner of what
             its pools opened, and that a process which was never forked owns all it has. In a forked process it takes
             your word for a connection that it did not see opened.
-        TypeError: ``connection`` is not a connection.
+        TypeError: ``connection`` is neither a connection nor a client that pidpool knows.
 
     """
-    if not callable(getattr(connection, "cursor", None)) or not callable(getattr(connection, "close", None)):
+    is_connection = all(callable(getattr(connection, name, None)) for name in ("cursor", "close"))
+    if not is_connection and not drivers.is_known(connection):
         message = (
-            "discard() takes a DB-API connection, an SQLAlchemy PoolProxiedConnection or an SQLAlchemy Connection, "
+            "discard() takes a DB-API connection, an SQLAlchemy PoolProxiedConnection, an SQLAlchemy Connection or a "
+            "client that pidpool knows (redis-py, fluent-logger, http.client, a socket), "
             f"not {type(connection).__name__!r}"
         )
         raise TypeError(message)

@@ -115,10 +115,40 @@ def checking(function: Callable[..., Any], check: Check, *, quiet: bool = False)
     return checked
 
 
+def guarded(
+    kind: type[Any], check: Check, *, speaking: Iterable[str], closing: Iterable[str], **others: Callable[..., Any]
+) -> type[Any]:
+    """Return a subclass whose methods call ``check`` first: for ``Driver.guard``.
+
+    A client of class ``kind`` may become one of it (``client.__class__ = ...``). Functions on the client itself would
+    make a reference cycle, and its owner would no longer free it, and close it, where the program drops it.
+
+    Args:
+        kind: the client's class.
+        check: what is called first.
+        speaking: names of methods that say or hear something; not every version has all.
+        closing: names of methods that must stay quiet in a process that does not own the client.
+        others: methods that look after themselves.
+
+    """
+    methods: dict[str, Any] = {name: checking(getattr(kind, name), check) for name in speaking if hasattr(kind, name)}
+    methods |= {name: checking(getattr(kind, name), check, quiet=True) for name in closing if hasattr(kind, name)}
+    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__slots__": ()}
+    metaclass: Any = type(kind)  # mypy takes it for `type` itself
+    subclass: type[Any] = metaclass(kind.__name__, (kind,), {**methods, **others, **names})
+    return subclass
+
+
 def of(connection: object) -> Driver:
     """Return the driver of a connection; warn once about one that pidpool does not know."""
-    connection_class: Any = type(connection)  # mypy takes object's metaclass for unhashable
+    connection_class: Any = type(connection)  # as above
     return _of_class(connection_class)
+
+
+def is_known(connection: object) -> bool:
+    """Tell whether somebody has described what ``connection`` is."""
+    connection_class: Any = type(connection)  # mypy takes object's metaclass for unhashable
+    return _described(connection_class) is not None
 
 
 def unknown(connection: object) -> Driver:
@@ -131,7 +161,7 @@ def _package(connection_class: type) -> str:
 
 
 @functools.cache
-def _of_class(connection_class: type[Any]) -> Driver:
+def _described(connection_class: type[Any]) -> Driver | None:
     # Applications subclass drivers' connections: the class itself may live in a module of theirs.
     for ancestor in connection_class.__mro__:
         package = _package(ancestor)
@@ -146,6 +176,14 @@ def _of_class(connection_class: type[Any]) -> Driver:
                 )
                 raise TypeError(message)
             return driver
+    return None
+
+
+@functools.cache
+def _of_class(connection_class: Any) -> Driver:  # noqa: ANN401 - a class
+    described = _described(connection_class)
+    if described is not None:
+        return described
     package = _package(connection_class)
     if callable(getattr(connection_class, "fileno", None)):
         return Driver(package, fileno=lambda connection: connection.fileno())

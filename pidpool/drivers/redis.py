@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from pidpool._transports import descriptor
-from pidpool.drivers import Driver, checking
+from pidpool.drivers import Driver, guarded
 from pidpool.errors import InheritedConnectionError
 
 if TYPE_CHECKING:
@@ -110,9 +110,7 @@ def _guarded(kind: type[Any], check: Check) -> type[Any]:
             raise
         return kind.send_command(self, *args, **kwargs)
 
-    methods: dict[str, Any] = {name: checking(getattr(kind, name), check) for name in _SPEAKING if hasattr(kind, name)}
-    methods |= {"send_command": send_command, "disconnect": checking(kind.disconnect, check, quiet=True)}
-    return type(kind.__name__, (kind,), {**methods, "__module__": kind.__module__, "__qualname__": kind.__qualname__})
+    return guarded(kind, check, speaking=_SPEAKING, closing=("disconnect",), send_command=send_command)
 
 
 def _not_connected() -> Exception:

@@ -3,7 +3,8 @@
     python tests/servers/provision.py [guard]
 
 tox runs it before the tests, and before benchmarks/guard.py. It uses the standard library only. On Debian and its
-kin, as root, it installs what is missing; elsewhere it says how and fails. It chooses packages that start no service.
+kin, as root, it installs what is missing; elsewhere it says how and fails. It chooses packages that start no
+service; redis-server's would, and is told not to.
 """
 
 from __future__ import annotations
@@ -52,6 +53,11 @@ NEEDS = (
         lambda: "PIDPOOL_TEST_MARIADB_URL" in os.environ or has("mariadbd", "mariadb-install-db"),
         ("mariadb-server-core", "mariadb-client-core"),
     ),
+    Need(
+        "a Redis server",
+        lambda: "PIDPOOL_TEST_REDIS_URL" in os.environ or has("redis-server"),
+        ("redis-server",),
+    ),
     Need("the openssl command, for certificates", lambda: has("openssl"), ("openssl",)),
     # mysqlclient comes as source only.
     Need("a C compiler, for mysqlclient", lambda: has("cc") or has("gcc"), ("gcc", "libc6-dev")),
@@ -79,7 +85,8 @@ def missing(needs: Iterable[Need]) -> list[Need]:
 
 def install(packages: Iterable[str]) -> None:
     """Install Debian packages; raises CalledProcessError. Errors are shown, progress is not."""
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    # A runlevel for maintenance, or the package of redis-server starts one. (systemd does so all the same.)
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     # Another apt-get may be at work: a machine that has just booted updates itself.
     apt_get = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300"]
     subprocess.run([*apt_get, "update"], check=True, env=environment, stdout=subprocess.DEVNULL)
@@ -104,7 +111,7 @@ def main(needs: tuple[Need, ...]) -> int:
     if not has("apt-get"):
         how = f"your package manager; what Debian calls {' '.join(packages)}"
         if sys.platform == "darwin" and needs is NEEDS:
-            how = "brew install mariadb openssl pkg-config"
+            how = "brew install mariadb redis openssl pkg-config"
     whats = "; ".join(need.what for need in lacking)
     sys.stderr.write(f"This machine lacks {whats}. Install it with:\n    {how}\n")
     return 1
