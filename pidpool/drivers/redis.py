@@ -128,7 +128,16 @@ def _guarded(kind: type[Any], check: Check) -> type[Any]:
             raise
         return kind.send_command(self, *args, **kwargs)
 
-    return guarded(kind, check, speaking=_SPEAKING, closing=("disconnect",), send_command=send_command)
+    awaited = inspect.iscoroutinefunction(kind.disconnect)
+
+    def disconnect(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - redis-py's signature
+        try:
+            check()
+        except InheritedConnectionError:  # asyncio's would wait for the parent's event loop
+            return _do_nothing_asynchronously() if awaited else None
+        return kind.disconnect(self, *args, **kwargs)
+
+    return guarded(kind, check, speaking=_SPEAKING, closing=(), send_command=send_command, disconnect=disconnect)
 
 
 def _not_connected() -> Exception:
@@ -148,12 +157,12 @@ def _guard(client: Any, check: Check) -> None:  # noqa: ANN401 - see above
             connection.__class__ = _guarded(type(connection), check)
 
 
-def _keep_nothing(*_args: Any, **_kwargs: Any) -> None:  # noqa: ANN401 - redis-py's signature
-    """Stand for a pool's ``release``."""
+def _do_nothing(*_args: Any, **_kwargs: Any) -> None:  # noqa: ANN401 - redis-py's signature
+    """Stand in a child for what would close a connection, or take one back."""
 
 
-async def _keep_nothing_asynchronously(*_args: Any, **_kwargs: Any) -> None:  # noqa: ANN401 - see above
-    """Stand for a pool's ``release``."""
+async def _do_nothing_asynchronously(*_args: Any, **_kwargs: Any) -> None:  # noqa: ANN401 - see above
+    """Stand in a child for what would close a connection, or take one back."""
 
 
 def _disarm(client: Any) -> None:  # noqa: ANN401 - see above
@@ -162,7 +171,7 @@ def _disarm(client: Any) -> None:  # noqa: ANN401 - see above
         release = getattr(type(holder), "release", None)
         if hasattr(holder, "make_connection") and release is not None:
             awaited = inspect.iscoroutinefunction(release)
-            holder.release = _keep_nothing_asynchronously if awaited else _keep_nothing
+            holder.release = _do_nothing_asynchronously if awaited else _do_nothing
         for name in _LOCKS:
             if isinstance(getattr(holder, name, None), _KINDS_OF_LOCKS):
                 setattr(holder, name, _NoLock())
