@@ -279,22 +279,30 @@ class ClientOwnership(Ownership):
     socket under the same number: then it cannot have been closed and the number reused.
     """
 
-    __slots__ = ("_noted",)
+    __slots__ = ("_check", "_noted")
 
+    _check: _Check
     #: Number and identity of its sockets when it was asked last.
     _noted: dict[int, tuple[int, int]]
 
     def _find(self, appeared: Appeared | None) -> None:  # noqa: ARG002 - nothing is hidden here
         self._noted = {}
-        self.before_fork()
-        _fork.register_before(self)
+        self._check = _Check(self.generation)
         if self.driver.guard is not None:
-            self.driver.guard(self.connection, _Check(self.generation))
+            self.driver.guard(self.connection, self._check)
+        self._note()
+        _fork.register_before(self)
 
     def before_fork(self) -> None:
-        """Note the sockets that the client has now. Other threads may be using it."""
+        """Look at what the client has now: nodes that it met meanwhile, sockets. Other threads may be using it."""
         if self._discarded:
             return
+        if self.driver.guard is not None:
+            with suppress(Exception):  # as below
+                self.driver.guard(self.connection, self._check)
+        self._note()
+
+    def _note(self) -> None:
         with suppress(Exception):  # or what was noted before must do
             found = {descriptor: _socket(descriptor) for descriptor in self._descriptors()}
             self._noted = {descriptor: identity for descriptor, identity in found.items() if identity is not None}
@@ -351,8 +359,9 @@ def discard(connection: Any, *, force: bool = False) -> None:  # noqa: ANN401 - 
     thing in the child.
 
     Args:
-        connection: a DB-API connection, an SQLAlchemy ``PoolProxiedConnection`` (``engine.raw_connection()``) or an
-            SQLAlchemy ``Connection``.
+        connection: a DB-API connection, an SQLAlchemy ``PoolProxiedConnection`` (``engine.raw_connection()``), an
+            SQLAlchemy ``Connection``, or a client that pidpool knows: redis-py's, fluent-logger's, ``http.client``'s, a
+            socket. A client that ``PerProcess`` holds discards itself.
         force: discard even in the process that owns the connection. Its session then stays on the server until the
             server or another process with a copy of the socket ends it.
 
@@ -360,12 +369,14 @@ def discard(connection: Any, *, force: bool = False) -> None:  # noqa: ANN401 - 
         DiscardRefusedError: this process owns the connection, and ``force`` is false. pidpool knows the owner of what
             its pools opened, and that a process which was never forked owns all it has. In a forked process it takes
             your word for a connection that it did not see opened.
-        TypeError: ``connection`` is not a connection.
+        TypeError: ``connection`` is neither a connection nor a client that pidpool knows.
 
     """
-    if not callable(getattr(connection, "cursor", None)) or not callable(getattr(connection, "close", None)):
+    is_connection = all(callable(getattr(connection, name, None)) for name in ("cursor", "close"))
+    if not is_connection and not drivers.is_known(connection):
         message = (
-            "discard() takes a DB-API connection, an SQLAlchemy PoolProxiedConnection or an SQLAlchemy Connection, "
+            "discard() takes a DB-API connection, an SQLAlchemy PoolProxiedConnection, an SQLAlchemy Connection or a "
+            "client that pidpool knows (redis-py, fluent-logger, http.client, a socket), "
             f"not {type(connection).__name__!r}"
         )
         raise TypeError(message)

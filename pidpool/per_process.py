@@ -14,7 +14,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from pidpool import _fork, _loops, _opening
+from pidpool import _fork, _loops, _opening, _sqlite
 from pidpool._discard import Appeared
 from pidpool.drivers import Driver
 
@@ -181,8 +181,9 @@ class PerProcess(Generic[T]):
         fresh: _Life[T] = _Life(generation, ended.discards + ended.is_made)
         life = ended.heir.setdefault(generation, fresh)
         self._life = life
-        if ended.failure is not None and life is fresh:
-            _logger.error("discard of %s raised in pid %d", self.name, generation.pid, exc_info=ended.failure)
+        if life is fresh:
+            for failure in ended.failures:
+                _logger.error("discard of %s raised in pid %d", self.name, generation.pid, exc_info=failure)
         return life
 
     def _make(self, life: _Life[T]) -> T:
@@ -204,7 +205,7 @@ class PerProcess(Generic[T]):
     def _open(self, life: _Life[T]) -> tuple[T, Ownership]:
         driver = None
         if self._discard is not None:
-            driver = Driver(self.name, disarm=functools.partial(_discard_by, self._discard, life))
+            driver = Driver(self.name, disarm=functools.partial(_discard_by, self._discard, life.failures))
         while True:  # again, if something that was inherited had to be closed first: see _opening
             instance = _opening.make_way(self._opener)
             appeared = Appeared()
@@ -219,7 +220,7 @@ class PerProcess(Generic[T]):
                 )
                 raise TypeError(message)
             ownership = _opening.own(instance, life.generation, self._opener, appeared=appeared, driver=driver)
-            if ownership is not None:
+            if ownership is not None and _is_safe(ownership):
                 return instance, ownership
 
 
@@ -228,7 +229,7 @@ class _Life(Generic[T]):
 
     __slots__ = (
         "discards",
-        "failure",
+        "failures",
         "generation",
         "heir",
         "instance",
@@ -257,8 +258,9 @@ class _Life(Generic[T]):
     is_asyncio: bool
     #: How many instances this process and those before it have inherited.
     discards: int
-    #: What the user's ``discard`` raised in a child.
-    failure: Exception | None
+    #: What the user's ``discard`` raised in a child: one, if any. A list, because ``_discard_by`` must not refer to the
+    #: life: that would be a reference cycle, with the instance in it.
+    failures: list[Exception]
     #: The life after this one in the same process. ``dict.setdefault`` decides a race between threads.
     heir: dict[_fork.Generation, _Life[T]]
 
@@ -268,7 +270,8 @@ class _Life(Generic[T]):
         self.pid = generation.pid
         self.lock = threading.RLock()
         self.maker = 0
-        self.instance = self.ownership = self.failure = None
+        self.instance = self.ownership = None
+        self.failures = []
         self.is_made = self.is_asyncio = False
         self.discards = discards
         self.heir = {}
@@ -292,17 +295,36 @@ def _insist(met: bool, otherwise: str) -> None:  # noqa: FBT001 - it reads as a 
         raise TypeError(otherwise)
 
 
+def _is_safe(ownership: Ownership) -> bool:
+    """Tell whether a connection of SQLite's may be used here, now that the factory has set it up; if not, close it.
+
+    Nothing but the caller refers to it, besides its ownership: see ``Handle.look``.
+    """
+    if not isinstance(ownership, _sqlite.Handle) or ownership.state != "owned":
+        return True
+    safe = False
+    try:
+        safe = ownership.look()
+    finally:
+        if not safe:
+            _fork.unregister(ownership)
+            ownership.database.close()
+    if not safe:
+        ownership.make_way()
+    return safe
+
+
 def _closes_by_awaiting(client: object) -> bool:
     """Tell whether a client is one of asyncio's."""
     kind = type(client)
     return hasattr(kind, "aclose") or inspect.iscoroutinefunction(getattr(kind, "close", None))
 
 
-def _discard_by(discard: Callable[[Any], object], life: _Life[Any], instance: object) -> None:
+def _discard_by(discard: Callable[[Any], object], failures: list[Exception], instance: object) -> None:
     try:
         discard(instance)
     except Exception as error:  # noqa: BLE001 - inside os.fork() nobody would hear of it; the next get() tells
-        life.failure = error
+        failures.append(error)
 
 
 # -- the proxy ---------------------------------------------------------------------------------------------------------
@@ -363,7 +385,7 @@ class _Proxy:
         return bool(_of(self).get() == other)
 
     def __hash__(self) -> int:
-        return object.__hash__(self)  # that of the instance would change at a fork, with the proxy in somebody's dict
+        return hash(_of(self))  # that of the instance would change at a fork, with the proxy in somebody's dict
 
 
 for _name in (

@@ -57,8 +57,9 @@ class Driver:
             rollback would do nothing. None: the driver does not know, so the pool always rolls back.
         streams: tells of a cursor whether it reads its rows from the server as they are asked for, so that closing or
             freeing it talks to the server. None: the driver has no such cursors.
-        guard: for a client that is used as it is, outside of any pool of ours: called in the owner, once, with the
-            client and a ``Check``. Has that called before anything is sent, received or closed.
+        guard: for a client that is used as it is, outside of any pool of ours: called in the owner with the client and
+            a ``Check``. Has that called before anything is sent, received or closed. It is called when the client is
+            made, and again before each fork: for what the client has got meanwhile, and ``guarded`` leaves the rest.
         disarm: called in a child, once its descriptors are dead ends. For what a dead end does not settle: locks that
             another thread held, messages that are still to be sent, a task that is cancelled (asyncio drivers then open
             another connection, to cancel the owner's query).
@@ -118,10 +119,42 @@ def checking(function: Callable[..., Any], check: Check, *, quiet: bool = False)
     return checked
 
 
+def guarded(
+    kind: type[Any], check: Check, *, speaking: Iterable[str], closing: Iterable[str], **others: Callable[..., Any]
+) -> type[Any]:
+    """Return a subclass whose methods call ``check`` first, or ``kind`` if it is one: for ``Driver.guard``.
+
+    A client of class ``kind`` may become one of it (``client.__class__ = ...``). Functions on the client itself would
+    make a reference cycle, and its owner would no longer free it, and close it, where the program drops it.
+
+    Args:
+        kind: the client's class.
+        check: what is called first.
+        speaking: names of methods that say or hear something; not every version has all.
+        closing: names of methods that must stay quiet in a process that does not own the client.
+        others: methods that look after themselves.
+
+    """
+    if getattr(kind, "_pidpool_check", None) is check:
+        return kind
+    methods: dict[str, Any] = {name: checking(getattr(kind, name), check) for name in speaking if hasattr(kind, name)}
+    methods |= {name: checking(getattr(kind, name), check, quiet=True) for name in closing if hasattr(kind, name)}
+    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__slots__": (), "_pidpool_check": check}
+    metaclass: Any = type(kind)  # mypy takes it for `type` itself
+    subclass: type[Any] = metaclass(kind.__name__, (kind,), {**methods, **others, **names})
+    return subclass
+
+
 def of(connection: object) -> Driver:
     """Return the driver of a connection; warn once about one that pidpool does not know."""
-    connection_class: Any = type(connection)  # mypy takes object's metaclass for unhashable
+    connection_class: Any = type(connection)  # as above
     return _of_class(connection_class)
+
+
+def is_known(connection: object) -> bool:
+    """Tell whether somebody has described what ``connection`` is."""
+    connection_class: Any = type(connection)  # mypy takes object's metaclass for unhashable
+    return _described(connection_class) is not None
 
 
 def unknown(connection: object) -> Driver:
@@ -134,7 +167,7 @@ def _package(connection_class: type) -> str:
 
 
 @functools.cache
-def _of_class(connection_class: type[Any]) -> Driver:
+def _described(connection_class: type[Any]) -> Driver | None:
     # Applications subclass drivers' connections: the class itself may live in a module of theirs.
     for ancestor in connection_class.__mro__:
         package = _package(ancestor)
@@ -149,6 +182,14 @@ def _of_class(connection_class: type[Any]) -> Driver:
                 )
                 raise TypeError(message)
             return driver
+    return None
+
+
+@functools.cache
+def _of_class(connection_class: Any) -> Driver:  # noqa: ANN401 - a class
+    described = _described(connection_class)
+    if described is not None:
+        return described
     package = _package(connection_class)
     if callable(getattr(connection_class, "fileno", None)):
         return Driver(package, fileno=lambda connection: connection.fileno())

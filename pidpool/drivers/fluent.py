@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from pidpool.drivers import Driver, checking
+from pidpool.drivers import Driver, guarded
 
 if TYPE_CHECKING:
     from pidpool.drivers import Check
@@ -29,18 +29,17 @@ def _descriptors(client: Any) -> list[int]:  # noqa: ANN401 - see above
 
 def _guard(client: Any, check: Check) -> None:  # noqa: ANN401 - see above
     if hasattr(client, "getSenderInstance"):
-        make = client.getSenderInstance
+        kind = type(client)
 
-        def make_guarded(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - fluent-logger's signature
-            made = make(*args, **kwargs)
+        def make_guarded(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - fluent-logger's signature
+            made = kind.getSenderInstance(self, *args, **kwargs)
             _guard(made, check)
             return made
 
-        client.getSenderInstance = make_guarded
+        client.__class__ = guarded(kind, check, speaking=(), closing=("close",), getSenderInstance=make_guarded)
     sender = _sender(client)
     if hasattr(sender, "_send"):
-        sender._send = checking(sender._send, check)
-        sender.close = checking(sender.close, check, quiet=True)
+        sender.__class__ = guarded(type(sender), check, speaking=("_send",), closing=("close",))
 
 
 def _disarm(client: Any) -> None:  # noqa: ANN401 - see above

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pidpool.drivers import Driver, checking
+from pidpool.drivers import Driver, guarded
 
 if TYPE_CHECKING:
     from pidpool.drivers import Check
 
 
 def _guard(connection: Any, check: Check) -> None:  # noqa: ANN401 - any of http.client's
-    connection.send = checking(connection.send, check)
-    connection.getresponse = checking(connection.getresponse, check)
+    connection.__class__ = guarded(type(connection), check, speaking=("send", "getresponse"), closing=("close",))
 
 
 DRIVER = Driver(

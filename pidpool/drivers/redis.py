@@ -14,17 +14,18 @@ Checked against redis-py 5.0.0, 6.4.0, 7.4.1 and 8.1.0.
 
 from __future__ import annotations
 
+import inspect
 import sys
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from pidpool._transports import descriptor
-from pidpool.drivers import Driver, checking
+from pidpool.drivers import Driver, guarded
 from pidpool.errors import InheritedConnectionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from pidpool.drivers import Check
 
@@ -47,11 +48,28 @@ _CONNECTIONS: Final = ("_available_connections", "_in_use_connections", "_connec
 _HELD: Final = ("connection", "_transaction_connection")
 #: Made when a pool or a client is, and by most versions never made anew.
 _LOCKS: Final = ("_lock", "_fork_lock", "single_connection_lock")
-_KINDS_OF_LOCKS: Final[dict[type[Any], Callable[[], Any]]] = {
-    type(make()): make for make in (threading.Lock, threading.RLock)
-}
+_KINDS_OF_LOCKS: Final = (type(threading.Lock()), type(threading.RLock()))
 #: Whatever is said on a connection, or heard, goes through one of these.
 _SPEAKING: Final = ("connect", "send_packed_command", "read_response", "can_read", "can_read_destructive")
+
+
+class _NoLock:
+    """Stands in a child where a lock was: what is inherited there refuses to work, and has nothing to protect.
+
+    Not simply another lock. Where no hook announced the fork, the one to be replaced may have been acquired by the very
+    call that notices the fork, which will release what stands in its place.
+    """
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: ARG002, FBT001, FBT002 - a lock's
+        return True
+
+    def release(self) -> None:
+        pass
+
+    __enter__ = acquire
+
+    def __exit__(self, *_error: object) -> None:
+        pass
 
 
 def _members(collection: Any) -> list[Any]:  # noqa: ANN401 - redis-py is not imported here
@@ -110,9 +128,16 @@ def _guarded(kind: type[Any], check: Check) -> type[Any]:
             raise
         return kind.send_command(self, *args, **kwargs)
 
-    methods: dict[str, Any] = {name: checking(getattr(kind, name), check) for name in _SPEAKING if hasattr(kind, name)}
-    methods |= {"send_command": send_command, "disconnect": checking(kind.disconnect, check, quiet=True)}
-    return type(kind.__name__, (kind,), {**methods, "__module__": kind.__module__, "__qualname__": kind.__qualname__})
+    awaited = inspect.iscoroutinefunction(kind.disconnect)
+
+    def disconnect(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - redis-py's signature
+        try:
+            check()
+        except InheritedConnectionError:  # asyncio's would wait for the parent's event loop
+            return _do_nothing_asynchronously() if awaited else None
+        return kind.disconnect(self, *args, **kwargs)
+
+    return guarded(kind, check, speaking=_SPEAKING, closing=(), send_command=send_command, disconnect=disconnect)
 
 
 def _not_connected() -> Exception:
@@ -132,13 +157,24 @@ def _guard(client: Any, check: Check) -> None:  # noqa: ANN401 - see above
             connection.__class__ = _guarded(type(connection), check)
 
 
+def _do_nothing(*_args: Any, **_kwargs: Any) -> None:  # noqa: ANN401 - redis-py's signature
+    """Stand in a child for what would close a connection, or take one back."""
+
+
+async def _do_nothing_asynchronously(*_args: Any, **_kwargs: Any) -> None:  # noqa: ANN401 - see above
+    """Stand in a child for what would close a connection, or take one back."""
+
+
 def _disarm(client: Any) -> None:  # noqa: ANN401 - see above
-    """Free whoever waits for a lock here."""
+    """Free whoever waits for a lock here, and let pools take back what they lent, though they have begun anew."""
     for holder in _walk(client)[0]:
+        release = getattr(type(holder), "release", None)
+        if hasattr(holder, "make_connection") and release is not None:
+            awaited = inspect.iscoroutinefunction(release)
+            holder.release = _do_nothing_asynchronously if awaited else _do_nothing
         for name in _LOCKS:
-            make = _KINDS_OF_LOCKS.get(type(getattr(holder, name, None)))
-            if make is not None:
-                setattr(holder, name, make())
+            if isinstance(getattr(holder, name, None), _KINDS_OF_LOCKS):
+                setattr(holder, name, _NoLock())
 
 
 DRIVER = Driver("redis", descriptors=lambda client: list(_descriptors(client)), guard=_guard, disarm=_disarm)

@@ -1,0 +1,1 @@
+"""PerProcess, and the clients that it knows."""
