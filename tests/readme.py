@@ -17,20 +17,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pidpool.hazards import CATALOGUE
-from tests.servers import MariaDB, PostgreSQL
+from tests.servers import MariaDB, PostgreSQL, Redis
 from tests.servers.keeper import Keeper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pidpool.hazards import Hazard
+    from pidpool.hazards import Hazard, Needs
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 HAZARDS = ROOT / "docs" / "hazards.md"
 EXAMPLE = ROOT / "examples" / "hazard.py"
 
-POOLS = ("pidpool", "queuepool", "queuepool+dispose-noclose")
+#: How many columns each matrix has: those of `pidpool audit` without --pool.
+POOLS = 3
 #: The README has a matrix for each: the driver that is most forgiving, and the one that is least.
 SERVERS = {"psycopg": PostgreSQL, "mysqlclient": MariaDB}
 PATIENCE = ("--timeout", "120")  # seconds: a machine that has other work must not make a pool look bad
@@ -63,7 +64,7 @@ def rows(markdown: str) -> Iterator[tuple[str, list[str]]]:
     for line in markdown.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split(" | ")]
         if cells[0].startswith("`"):
-            yield cells[0].strip("`"), [cell.strip("*") for cell in cells[-len(POOLS) :]]
+            yield cells[0].strip("`"), [cell.strip("*") for cell in cells[-POOLS:]]
 
 
 def hazard_demonstration(output: str) -> str:
@@ -85,15 +86,15 @@ def run_example() -> str:
     return done.stdout
 
 
-def server_rows() -> list[str]:
-    """Return the hazards that can be provoked on a server."""
-    return [hazard.name for hazard in CATALOGUE.values() if hazard.needs == "server"]
+def rows_for(kind: Needs) -> list[str]:
+    """Return the hazards that can be provoked on a kind of target."""
+    return [hazard.name for hazard in CATALOGUE.values() if hazard.needs == kind]
 
 
 def audit_file() -> str:
     """Audit a SQLite file, and return what `audit` does."""
     with tempfile.TemporaryDirectory() as folder:
-        return audit(f"sqlite:///{folder}/file.db", *PATIENCE, "--only", "sqlite")
+        return audit(f"sqlite:///{folder}/file.db", *PATIENCE)
 
 
 def audit(url: str, *options: str) -> str:
@@ -144,15 +145,13 @@ def main() -> None:
     keeper = Keeper()
     try:
         tables = [
-            matrix(
-                driver,
-                audit(product(keeper.run_folder).start().url(driver), *PATIENCE, "--only", ",".join(server_rows())),
-            )
+            matrix(driver, audit(product(keeper.run_folder).start().url(driver), *PATIENCE))
             for driver, product in SERVERS.items()
         ]
+        clients = matrix("redis-py", audit(Redis(keeper.run_folder).start().url("redis"), *PATIENCE))
     finally:
         keeper.finish()
-    tables.append(matrix("sqlite3", audit_file()))
+    tables += [matrix("sqlite3", audit_file()), clients]
     README.write_text(_with_section("matrix", "".join(tables), page))
 
 
