@@ -373,14 +373,14 @@ def client_async(stage: ClientStage) -> None:
 
 async def _serve(stage: ClientStage) -> None:
     held = [stage.asyncio_client()]
-    key, token = stage.key(), stage.token()
+    key, childs, token = stage.key(), stage.key(), stage.token()
     await held[0].set(key, token)
     session = await held[0].client_id()
 
     async def use() -> int:
         own = stage.token()
-        await held[0].set(f"{key}:child", own)
-        if await held[0].get(f"{key}:child") != own:
+        await held[0].set(childs, own)
+        if await held[0].get(childs) != own:
             raise Lost("a command got another one's answer")
         return int(await held[0].client_id())
 

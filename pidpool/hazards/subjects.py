@@ -93,7 +93,7 @@ def client_subject(name: str) -> ClientSubject:
     if ":" in name:
         thing = _load(name)
         if isinstance(thing, type) or not callable(thing):
-            raise UnknownSubject(f"{name!r} is not a function that takes a URL and returns a client")
+            raise UnknownSubject(f"{name!r} is not a function that takes a URL and returns a client; known are {known}")
         return users_own(name, thing)
     if name in SUBJECTS or name in CONTROLS:
         raise UnknownSubject(
