@@ -372,6 +372,8 @@ def client_async(stage: ClientStage) -> None:
 
 
 async def _serve(stage: ClientStage) -> None:
+    from redis.exceptions import TimeoutError as RedisTimeoutError  # noqa: PLC0415 - nobody needs it for a database
+
     held = [stage.asyncio_client()]
     key, childs, token = stage.key(), stage.key(), stage.token()
     await held[0].set(key, token)
@@ -398,7 +400,7 @@ async def _serve(stage: ClientStage) -> None:
             raise Lost("the child was given the parent's session")
         try:
             answer = await asyncio.wait_for(held[0].get(key), stage.seconds / 2)
-        except asyncio.TimeoutError:
+        except (asyncio.TimeoutError, RedisTimeoutError):  # since 8.1 redis-py itself gives up after 5 s
             raise Hang(f"the parent awaited its answer for ever (the child {deed})") from None
         if answer != token or await held[0].client_id() != session:
             raise Lost(f"the parent's session is gone (the child {deed})")
