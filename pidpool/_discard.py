@@ -279,22 +279,30 @@ class ClientOwnership(Ownership):
     socket under the same number: then it cannot have been closed and the number reused.
     """
 
-    __slots__ = ("_noted",)
+    __slots__ = ("_check", "_noted")
 
+    _check: _Check
     #: Number and identity of its sockets when it was asked last.
     _noted: dict[int, tuple[int, int]]
 
     def _find(self, appeared: Appeared | None) -> None:  # noqa: ARG002 - nothing is hidden here
         self._noted = {}
-        self.before_fork()
-        _fork.register_before(self)
+        self._check = _Check(self.generation)
         if self.driver.guard is not None:
-            self.driver.guard(self.connection, _Check(self.generation))
+            self.driver.guard(self.connection, self._check)
+        self._note()
+        _fork.register_before(self)
 
     def before_fork(self) -> None:
-        """Note the sockets that the client has now. Other threads may be using it."""
+        """Look at what the client has now: nodes that it met meanwhile, sockets. Other threads may be using it."""
         if self._discarded:
             return
+        if self.driver.guard is not None:
+            with suppress(Exception):  # as below
+                self.driver.guard(self.connection, self._check)
+        self._note()
+
+    def _note(self) -> None:
         with suppress(Exception):  # or what was noted before must do
             found = {descriptor: _socket(descriptor) for descriptor in self._descriptors()}
             self._noted = {descriptor: identity for descriptor, identity in found.items() if identity is not None}

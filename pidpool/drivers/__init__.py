@@ -57,8 +57,9 @@ class Driver:
             rollback would do nothing. None: the driver does not know, so the pool always rolls back.
         streams: tells of a cursor whether it reads its rows from the server as they are asked for, so that closing or
             freeing it talks to the server. None: the driver has no such cursors.
-        guard: for a client that is used as it is, outside of any pool of ours: called in the owner, once, with the
-            client and a ``Check``. Has that called before anything is sent, received or closed.
+        guard: for a client that is used as it is, outside of any pool of ours: called in the owner with the client and
+            a ``Check``. Has that called before anything is sent, received or closed. It is called when the client is
+            made, and again before each fork: for what the client has got meanwhile, and ``guarded`` leaves the rest.
         disarm: called in a child, once its descriptors are dead ends. For what a dead end does not settle: locks that
             another thread held, messages that are still to be sent, a task that is cancelled (asyncio drivers then open
             another connection, to cancel the owner's query).
@@ -118,7 +119,7 @@ def checking(function: Callable[..., Any], check: Check, *, quiet: bool = False)
 def guarded(
     kind: type[Any], check: Check, *, speaking: Iterable[str], closing: Iterable[str], **others: Callable[..., Any]
 ) -> type[Any]:
-    """Return a subclass whose methods call ``check`` first: for ``Driver.guard``.
+    """Return a subclass whose methods call ``check`` first, or ``kind`` if it is one: for ``Driver.guard``.
 
     A client of class ``kind`` may become one of it (``client.__class__ = ...``). Functions on the client itself would
     make a reference cycle, and its owner would no longer free it, and close it, where the program drops it.
@@ -131,9 +132,11 @@ def guarded(
         others: methods that look after themselves.
 
     """
+    if getattr(kind, "_pidpool_check", None) is check:
+        return kind
     methods: dict[str, Any] = {name: checking(getattr(kind, name), check) for name in speaking if hasattr(kind, name)}
     methods |= {name: checking(getattr(kind, name), check, quiet=True) for name in closing if hasattr(kind, name)}
-    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__slots__": ()}
+    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__slots__": (), "_pidpool_check": check}
     metaclass: Any = type(kind)  # mypy takes it for `type` itself
     subclass: type[Any] = metaclass(kind.__name__, (kind,), {**methods, **others, **names})
     return subclass

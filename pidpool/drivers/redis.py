@@ -14,6 +14,7 @@ Checked against redis-py 5.0.0, 6.4.0, 7.4.1 and 8.1.0.
 
 from __future__ import annotations
 
+import inspect
 import sys
 import threading
 from contextlib import suppress
@@ -24,7 +25,7 @@ from pidpool.drivers import Driver, guarded
 from pidpool.errors import InheritedConnectionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from pidpool.drivers import Check
 
@@ -47,11 +48,28 @@ _CONNECTIONS: Final = ("_available_connections", "_in_use_connections", "_connec
 _HELD: Final = ("connection", "_transaction_connection")
 #: Made when a pool or a client is, and by most versions never made anew.
 _LOCKS: Final = ("_lock", "_fork_lock", "single_connection_lock")
-_KINDS_OF_LOCKS: Final[dict[type[Any], Callable[[], Any]]] = {
-    type(make()): make for make in (threading.Lock, threading.RLock)
-}
+_KINDS_OF_LOCKS: Final = (type(threading.Lock()), type(threading.RLock()))
 #: Whatever is said on a connection, or heard, goes through one of these.
 _SPEAKING: Final = ("connect", "send_packed_command", "read_response", "can_read", "can_read_destructive")
+
+
+class _NoLock:
+    """Stands in a child where a lock was: what is inherited there refuses to work, and has nothing to protect.
+
+    Not simply another lock. Where no hook announced the fork, the one to be replaced may have been acquired by the very
+    call that notices the fork, which will release what stands in its place.
+    """
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: ARG002, FBT001, FBT002 - a lock's
+        return True
+
+    def release(self) -> None:
+        pass
+
+    __enter__ = acquire
+
+    def __exit__(self, *_error: object) -> None:
+        pass
 
 
 def _members(collection: Any) -> list[Any]:  # noqa: ANN401 - redis-py is not imported here
@@ -130,13 +148,24 @@ def _guard(client: Any, check: Check) -> None:  # noqa: ANN401 - see above
             connection.__class__ = _guarded(type(connection), check)
 
 
+def _keep_nothing(*_args: Any, **_kwargs: Any) -> None:  # noqa: ANN401 - redis-py's signature
+    """Stand for a pool's ``release``."""
+
+
+async def _keep_nothing_asynchronously(*_args: Any, **_kwargs: Any) -> None:  # noqa: ANN401 - see above
+    """Stand for a pool's ``release``."""
+
+
 def _disarm(client: Any) -> None:  # noqa: ANN401 - see above
-    """Free whoever waits for a lock here."""
+    """Free whoever waits for a lock here, and let pools take back what they lent, though they have begun anew."""
     for holder in _walk(client)[0]:
+        release = getattr(type(holder), "release", None)
+        if hasattr(holder, "make_connection") and release is not None:
+            awaited = inspect.iscoroutinefunction(release)
+            holder.release = _keep_nothing_asynchronously if awaited else _keep_nothing
         for name in _LOCKS:
-            make = _KINDS_OF_LOCKS.get(type(getattr(holder, name, None)))
-            if make is not None:
-                setattr(holder, name, make())
+            if isinstance(getattr(holder, name, None), _KINDS_OF_LOCKS):
+                setattr(holder, name, _NoLock())
 
 
 DRIVER = Driver("redis", descriptors=lambda client: list(_descriptors(client)), guard=_guard, disarm=_disarm)

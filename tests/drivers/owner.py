@@ -63,15 +63,8 @@ class Owner:
     @contextmanager
     def silence(self) -> Iterator[None]:
         """Fail if the block says anything on a connection that was open before it."""
-        before = self._proxy.snapshot()
-        yield
-        after = self._proxy.snapshot()
-        living = {number: was for number, was in before.items() if not was.client_ended}
-        for number, was in living.items():
-            now = after[number]
-            assert now.client_bytes == was.client_bytes, f"{now.client_bytes - was.client_bytes} bytes were sent"
-            assert not now.client_ended, "the stream was ended"
-            assert not now.server_ended, "the server has ended the session"
+        with silence(self._proxy):
+            yield
 
     def client_bytes(self) -> int:
         """Return how much has been said so far, on all connections."""
@@ -96,6 +89,20 @@ class Owner:
         engine = create_engine(self._direct, connect_args=self._connect_args, poolclass=NullPool)
         with engine.begin() as connection:
             return query(connection, statement)
+
+
+@contextmanager
+def silence(proxy: RecordingProxy) -> Iterator[None]:
+    """Fail if the block says anything through the proxy on a connection that was open before it."""
+    before = proxy.snapshot()
+    yield
+    after = proxy.snapshot()
+    living = {number: was for number, was in before.items() if not was.client_ended}
+    for number, was in living.items():
+        now = after[number]
+        assert now.client_bytes == was.client_bytes, f"{now.client_bytes - was.client_bytes} bytes were sent"
+        assert not now.client_ended, "the stream was ended"
+        assert not now.server_ended, "the server has ended the session"
 
 
 def query(connection: Any, statement: str) -> list[Any]:  # noqa: ANN401 - as above
