@@ -246,9 +246,8 @@ def client_lock_held(stage: ClientStage) -> None:
     kind = pool.connection_class
     inside, leave = threading.Event(), threading.Event()
 
+    # A pool makes its connections under its lock.
     class Slow(kind):  # type: ignore[misc,valid-type]
-        """A pool makes its connections under its lock."""
-
         def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - redis-py's signature
             inside.set()
             leave.wait(stage.seconds)
