@@ -56,6 +56,7 @@ class ClientStage(Family):
             make_url(self.url).update_query_dict({"client_name": self.name}).render_as_string(hide_password=False)
         )
         self.clients: list[Any] = []
+        self._key = self.key()  # for `use`: parent and child do so one after the other
 
     def client(self, **options: object) -> Any:  # noqa: ANN401 - redis-py's types promise awaitables, too
         """Return a new client, shared in the way under test; `options` are those of `redis.Redis`."""
@@ -100,9 +101,9 @@ class ClientStage(Family):
 
     def use(self, client: Any) -> int:  # noqa: ANN401 - see `client`
         """Store something, read it again, and return the id of the session."""
-        key, token = self.key(), self.token()
-        client.set(key, token)
-        answer = client.get(key)
+        token = self.token()
+        client.set(self._key, token)
+        answer = client.get(self._key)
         # A function of the user's may return bytes.
         if answer not in {token, token.encode()}:
             raise Lost(f"a command got another one's answer ({answer!r} instead of {token!r})")

@@ -124,6 +124,8 @@ def client_held_use(stage: ClientStage) -> None:
     it takes messages out of the parent's stream, or the answer to what the parent has asked; each of them then gets
     what was meant for the other, or nothing.
     """
+    if stage.subject.adjustable:
+        _ask_and_fork(stage)
     holder = stage.holder()
     messages = holder.publish()
     taken = stage.child(lambda: _listen(holder))
@@ -135,8 +137,6 @@ def client_held_use(stage: ClientStage) -> None:
         raise Lost(f"the child took {len(taken)} of the parent's {MESSAGES} messages")
     holder.hear(messages, "the child read from its subscription")
     holder.check("the child read from its subscription")
-    if stage.subject.adjustable:
-        _ask_and_fork(stage)
 
 
 def _listen(holder: Holder) -> list[str] | str:
