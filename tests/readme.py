@@ -17,20 +17,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pidpool.hazards import CATALOGUE
-from tests.servers import MariaDB, PostgreSQL
+from tests.servers import MariaDB, PostgreSQL, Redis
 from tests.servers.keeper import Keeper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pidpool.hazards import Hazard
+    from pidpool.hazards import Hazard, Needs
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 HAZARDS = ROOT / "docs" / "hazards.md"
 EXAMPLE = ROOT / "examples" / "hazard.py"
 
-POOLS = ("pidpool", "queuepool", "queuepool+dispose-noclose")
+#: How many columns each matrix has: those of `pidpool audit` without --pool.
+POOLS = 3
 #: The README has a matrix for each: the driver that is most forgiving, and the one that is least.
 SERVERS = {"psycopg": PostgreSQL, "mysqlclient": MariaDB}
 #: And one for each driver whose databases are files: their row.
@@ -65,7 +66,7 @@ def rows(markdown: str) -> Iterator[tuple[str, list[str]]]:
     for line in markdown.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split(" | ")]
         if cells[0].startswith("`"):
-            yield cells[0].strip("`"), [cell.strip("*") for cell in cells[-len(POOLS) :]]
+            yield cells[0].strip("`"), [cell.strip("*") for cell in cells[-POOLS:]]
 
 
 def hazard_demonstration(output: str) -> str:
@@ -87,15 +88,15 @@ def run_example() -> str:
     return done.stdout
 
 
-def server_rows() -> list[str]:
-    """Return the hazards that can be provoked on a server."""
-    return [hazard.name for hazard in CATALOGUE.values() if hazard.needs == "server"]
+def rows_for(kind: Needs) -> list[str]:
+    """Return the hazards that can be provoked on a kind of target."""
+    return [hazard.name for hazard in CATALOGUE.values() if hazard.needs == kind]
 
 
 def audit_file(row: str = "sqlite") -> str:
     """Audit a file of SQLite's or DuckDB's, which have a row each, and return what `audit` does."""
     with tempfile.TemporaryDirectory() as folder:
-        return audit(f"{row}:///{folder}/file.db", *PATIENCE, "--only", row)
+        return audit(f"{row}:///{folder}/file.db", *PATIENCE)
 
 
 def audit(url: str, *options: str) -> str:
@@ -146,15 +147,13 @@ def main() -> None:
     keeper = Keeper()
     try:
         tables = [
-            matrix(
-                driver,
-                audit(product(keeper.run_folder).start().url(driver), *PATIENCE, "--only", ",".join(server_rows())),
-            )
+            matrix(driver, audit(product(keeper.run_folder).start().url(driver), *PATIENCE))
             for driver, product in SERVERS.items()
         ]
+        clients = matrix("redis-py", audit(Redis(keeper.run_folder).start().url("redis"), *PATIENCE))
     finally:
         keeper.finish()
-    tables += [matrix(driver, audit_file(row)) for driver, row in FILES.items()]
+    tables += [*(matrix(driver, audit_file(row)) for driver, row in FILES.items()), clients]
     README.write_text(with_section("matrix", "".join(tables), page))
 
 

@@ -43,7 +43,7 @@ def versions(target: Target | None = None, packages: tuple[str, ...] = ()) -> di
         except PackageNotFoundError:
             continue
     if target is not None:
-        found["driver"] = _driver_version(target.url)
+        found["driver"] = version("redis") if target.kind == "client" else _driver_version(target.url)
         found["server"] = target.server_version
     return found
 

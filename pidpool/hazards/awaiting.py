@@ -15,14 +15,15 @@ from sqlalchemy.util import greenlet_spawn
 from . import loops
 from .catalogue import enters
 from .errors import Lost, Skip, summary
-from .stage import LEFT_TO_FINALIZATION
+from .family import LEFT_TO_FINALIZATION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-    from .stage import Leave, Stage
+    from .family import Leave
+    from .stage import Stage
 
 #: An asyncio driver for each kind of server, where the audit was given another one.
 _COUNTERPARTS = {"postgresql": ("asyncpg", "psycopg_async"), "mysql": ("aiomysql",)}

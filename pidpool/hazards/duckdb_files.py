@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
-    from .stage import How, Leave, Stage
+    from .family import How, Leave
+    from .stage import Stage
 
 _WAYS: tuple[How, ...] = ("fork", "hookless")
 _MANY = "SELECT * FROM range(10000000)"  # so many that they are not all read at once

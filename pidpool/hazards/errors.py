@@ -19,6 +19,10 @@ class TargetError(Exception):
     """The audit cannot use this database; the message says what to do and never shows a password."""
 
 
+class Unusable(Exception):  # noqa: N818 - reads as what is said of the server
+    """A server cannot be audited; the message says why, and may still show a password."""
+
+
 class UnknownSubject(LookupError):  # noqa: N818 - reads as the answer to `subject("...")`
     """No pool has this name."""
 

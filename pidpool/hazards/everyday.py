@@ -12,12 +12,13 @@ from sqlalchemy.orm import Session
 from .backends import scalar
 from .catalogue import enters
 from .errors import Lost
-from .stage import LEFT_TO_FINALIZATION
+from .family import LEFT_TO_FINALIZATION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .stage import How, Leave, Stage
+    from .family import How, Leave
+    from .stage import Stage
 
 _QUERIES = 30
 

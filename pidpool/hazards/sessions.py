@@ -14,7 +14,8 @@ from .errors import Lost
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .stage import Leave, Stage
+    from .family import Leave
+    from .stage import Stage
 
 _ROWS = 20_000
 _SOME = 100

@@ -1,4 +1,4 @@
-"""The database under audit: is it usable, and where in it may the audit work?"""
+"""The database or server under audit: is it usable, and where in it may the audit work?"""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from sqlalchemy import exc
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
-from . import loops
+from . import loops, redis
 from .backends import BACKENDS, PACKAGES, scalar
-from .errors import TargetError, summary
+from .errors import TargetError, Unusable, summary
 from .proxy import RecordingProxy
 
 if TYPE_CHECKING:
@@ -41,13 +41,21 @@ _NAME_CHECKS = ("sslrootcert", "ssl_ca", "ssl", "ssl_verify_identity")
 _NO_CHECKS = ("disable", "allow", "prefer", "require")  # asyncpg's `ssl` is what libpq calls `sslmode`.
 
 
-_KINDS_OF_FILES: dict[str, Needs] = {"sqlite": "file", "duckdb": "duckdb"}
 _PRODUCTS = {"sqlite": "SQLite", "duckdb": "DuckDB"}
 _SQLITE_DRIVERS = ("pysqlite", "aiosqlite")
 _NO_FILES = (":memory:", "md:", "motherduck:")
 # Every driver takes the password as a query parameter as well, under a name of its own; some take further secrets.
 _SECRET = re.compile(r"\w*(?:passw|passphrase|pwd|secret|token)\w*", re.IGNORECASE)
 _SECRET_PARAMETER = re.compile(rf"\b({_SECRET.pattern})=(?!\*{{3}}:?(?:[&\s]|$))[^&\s]*", re.IGNORECASE)
+
+# What stands before the first "+" or ":" of a URL -> what kind of target that is; all others are SQL servers.
+_KINDS: dict[str, Needs] = {
+    "sqlite": "file",
+    "duckdb": "duckdb",
+    "redis": "client",
+    "rediss": "client",
+    "unix": "client",
+}
 
 _NO_FORK = "this system has no fork, so there is nothing to survive"
 _ESCAPE = (
@@ -68,19 +76,20 @@ class Target:
     safe_url: str
     """The URL with its password hidden, and whatever else is secret in it: this one may be shown."""
     backend: str
-    """"postgresql", "mysql" (which stands for MariaDB, too), "sqlite" or "duckdb"."""
+    """"postgresql", "mysql" (which stands for MariaDB, too), "sqlite", "duckdb" or "redis"."""
     driver: str
-    """A key of `PACKAGES`."""
+    """A key of `PACKAGES`, or "redis-py"."""
     server_version: str
     namespace: str
-    """The schema (PostgreSQL), the prefix of the tables (MySQL, MariaDB) or the folder (files) in which it works."""
+    """The schema (PostgreSQL), the prefix of the tables (MySQL, MariaDB) or of the keys (Redis), or the folder (files)
+    in which it works."""
     proxied: bool
     """Whether the recording proxy can stand between the pool and the server (it needs TCP)."""
 
     @property
     def kind(self) -> Needs:
-        """Whether it is a server or a file, and whose."""
-        return _KINDS_OF_FILES.get(self.backend, "server")
+        """Whether it is an SQL server, a file, or a server with clients that are no SQL connections."""
+        return _KINDS.get(self.backend, "server")
 
     def url_of(self, file: Path) -> str:
         """Return the URL with another file in it."""
@@ -94,7 +103,7 @@ class Target:
     @property
     def is_asyncio(self) -> bool:
         """Whether the driver is one for asyncio."""
-        return loops.is_asyncio(self.url)
+        return self.kind != "client" and loops.is_asyncio(self.url)
 
     def as_job(self) -> dict[str, Any]:
         """Return what a fresh process needs to make the same target; it contains the password."""
@@ -106,7 +115,7 @@ class Target:
         parameters = [
             value for name, values in url.normalized_query.items() if _SECRET.search(name) for value in values
         ]
-        for secret in (url.password, *parameters):
+        for secret in (*_secrets_of(url), *parameters):
             # One of one or two letters cannot be told from ordinary words.
             if secret and len(secret) > 2:  # noqa: PLR2004
                 text = text.replace(secret, "***")
@@ -118,12 +127,15 @@ class Target:
         Raises:
             TargetError: the server refused, or is gone; the message names what is left behind.
         """
-        if self.kind != "server":
+        if self.kind in ("file", "duckdb"):
             shutil.rmtree(self.namespace, ignore_errors=True)
             return
         try:
-            _execute(make_url(self.url), self.dialect.removal)
-        except exc.SQLAlchemyError as error:
+            if self.kind == "client":
+                redis.remove(self.url, self.namespace)
+            else:
+                _execute(make_url(self.url), self.dialect.removal)
+        except Exception as error:  # noqa: BLE001 - of SQLAlchemy or of redis-py, which need not be there
             raise TargetError(
                 f"could not remove {self.namespace} from {self.safe_url} ({self.conceal(summary(error))}); "
                 "please drop it yourself"
@@ -145,16 +157,23 @@ def hide_parameters(text: str) -> str:
     return _SECRET_PARAMETER.sub(r"\1=***", text)
 
 
+def kind_of(url: str | None) -> Needs:
+    """Return what kind of target a URL means, going by its scheme alone. Without one it is the embedded PostgreSQL."""
+    return _KINDS.get((url or "").partition("://")[0].partition("+")[0], "server")
+
+
 def check_target(url: str) -> Target:
     """Connect to `url` once and create the audit's own schema or tables there; beside a file, its own folder.
+
+    In Redis it creates nothing yet: its keys begin with the target's namespace.
 
     Raises:
         TargetError: the URL is unusable, its driver is missing or unsupported, the server is unreachable, or
             the user may not create anything. The message contains no password and says what to do.
     """
-    file = _file(url)
-    if file is not None:
-        return file
+    other = _file(url) or _redis_server(url)
+    if other is not None:
+        return other
     target = reach(url)
     parsed = make_url(target.url)
     dialect = target.dialect
@@ -183,7 +202,7 @@ def _file(url: str) -> Target | None:
         if url.partition(":")[0] == "duckdb":
             raise TargetError("the driver duckdb_engine is not installed: pip install duckdb duckdb-engine") from None
         return None  # which is said elsewhere
-    if backend not in _KINDS_OF_FILES or (backend == "sqlite" and dialect.driver not in _SQLITE_DRIVERS):
+    if backend not in _PRODUCTS or (backend == "sqlite" and dialect.driver not in _SQLITE_DRIVERS):
         return None
     if not hasattr(os, "fork"):
         raise TargetError(_NO_FORK)
@@ -224,6 +243,52 @@ def _version_of_files(backend: str, dialect: Any) -> tuple[str, str]:  # noqa: A
     return dialect.driver, dialect.import_dbapi().sqlite_version
 
 
+def _redis_server(url: str) -> Target | None:
+    """Return the target for a Redis server; None for all others.
+
+    Raises:
+        TargetError: as `check_target`.
+    """
+    if kind_of(url) != "client":
+        return None
+    if not hasattr(os, "fork"):
+        raise TargetError(_NO_FORK)
+    _refuse_stray_at(url)
+    try:
+        parsed = make_url(url)
+    except (exc.ArgumentError, ValueError):
+        raise TargetError(
+            "this is not the URL of a Redis server; expected something like redis://host:6379/0"
+        ) from None
+    if "@" in f"{parsed.host}{parsed.port}{parsed.database}":
+        raise TargetError(_ESCAPE)
+    target = Target(
+        url=parsed.render_as_string(hide_password=False),
+        safe_url=_safe(parsed),
+        backend="redis",
+        driver="redis-py",
+        server_version="",
+        namespace=f"pidpool_audit_{secrets.token_hex(4)}",
+        proxied=False,
+    )
+    try:
+        version = redis.reach(target.url, target.namespace)
+    except ImportError:
+        raise TargetError("the driver redis-py is not installed: pip install redis") from None
+    except Unusable as unusable:
+        raise TargetError(f"cannot audit {target.safe_url}: {target.conceal(str(unusable))}") from None
+    return replace(target, server_version=version, proxied=_redis_passes_a_proxy(target.url))
+
+
+def _redis_passes_a_proxy(url: str) -> bool:
+    """Try it: certificates and host-based rules may object to the detour."""
+    address = redis.address(url)
+    if address is None or os.name != "posix":
+        return False
+    with RecordingProxy(*address) as proxy:
+        return redis.ping(through(proxy, url))
+
+
 def reach(url: str) -> Target:
     """Connect to `url` once and create nothing there, so that there is nothing to `close`.
 
@@ -256,7 +321,15 @@ def reach(url: str) -> Target:
 
 
 def _safe(url: URL) -> str:
+    if url.username and _secrets_of(url) == (url.username,):
+        url = url.set(username="", password=url.username)
     return hide_parameters(url.render_as_string(hide_password=True))
+
+
+def _secrets_of(url: URL) -> tuple[str | None, ...]:
+    # Redis has passwords without users, and people forget the colon before them.
+    is_redis = _KINDS.get(url.drivername) == "client"
+    return (url.username if is_redis and url.password is None else url.password,)
 
 
 def through(proxy: RecordingProxy, url: str) -> str:
@@ -266,10 +339,7 @@ def through(proxy: RecordingProxy, url: str) -> str:
 
 def _parse(url: str) -> URL:
     known = ", ".join(PACKAGES)
-    # The part of a password behind an "@" would be taken for the host, and shown: here, and by the drivers.
-    _, _, rest = url.partition("@")
-    if "@" in rest.partition("?")[0] or "@" in rest.partition("=")[0]:
-        raise TargetError(_ESCAPE)
+    _refuse_stray_at(url)
     try:
         parsed = make_url(url)
         backend = parsed.get_backend_name()
@@ -297,6 +367,13 @@ def _parse(url: str) -> URL:
     except ImportError:
         raise TargetError(f"the driver {driver} is not installed: pip install '{PACKAGES[driver]}'") from None
     return parsed
+
+
+def _refuse_stray_at(url: str) -> None:
+    # The part of a password behind an "@" would be taken for the host, and shown: here, and by the drivers.
+    _, _, rest = url.partition("@")
+    if "@" in rest.partition("?")[0] or "@" in rest.partition("=")[0]:
+        raise TargetError(_ESCAPE)
 
 
 def _driver_name(url: URL) -> str:

@@ -39,6 +39,13 @@ def target_of(postgresql: Address, mariadb: Address) -> Iterator[TargetOf]:
         made.close()
 
 
+@pytest.fixture(scope="session")
+def redis_target(redis_url: str) -> Iterator[Target]:
+    """Return the run's Redis server as a target."""
+    with check_target(redis_url) as target:
+        yield target
+
+
 @pytest.fixture
 def file_target(tmp_path: Path) -> Iterator[Target]:
     """Return a SQLite file as a target."""

@@ -84,10 +84,8 @@ def test_with_other_pools_a_sqlite_file_is_not_safe_with_asyncio(pool: str, awai
     assert verdict.detail
 
 
-@pytest.mark.parametrize("name", list(CATALOGUE))
+@every_hazard
 def test_what_a_sqlite_file_cannot_have_says_so(name: str, file_target: Target) -> None:
-    if name == "sqlite":
-        pytest.skip("it can have this one")
     verdict = run(hazard(name), subject("pidpool"), file_target, timeout=_SECONDS)
     assert (verdict.outcome, verdict.detail) == ("skipped", "a SQLite file has no sessions; see the row sqlite")
 
@@ -144,6 +142,16 @@ def test_the_catalogue_has_the_rows_that_we_promise() -> None:
         "sqlite",
         "duckdb",
         "async",
+        "client-gc",
+        "client-exit",
+        "client-close",
+        "client-held-use",
+        "mid-pipeline",
+        "client-other-thread",
+        "client-lock-held",
+        "client-hookless",
+        "client-parent-death",
+        "client-async",
     ]
 
 
@@ -160,7 +168,8 @@ def test_a_hazard_explains_itself(row: Hazard) -> None:
 
 def test_an_unknown_hazard_lists_the_known_ones() -> None:
     with pytest.raises(
-        UnknownHazard, match=r"unknown hazard 'gcc'; known are concurrent-use, .*storm, sqlite, duckdb, async"
+        UnknownHazard,
+        match=r"unknown hazard 'gcc'; known are concurrent-use, .*storm, sqlite, duckdb, async, .*client-async",
     ):
         hazard("gcc")
 
