@@ -11,7 +11,7 @@ from sqlalchemy.pool import NullPool
 
 from pidpool.hazards import TargetError, check_target, embedded, hazard, run, subject
 from tests.conftest import address_for
-from tests.servers import ASYNCIO_DRIVERS, DRIVERS
+from tests.servers import ASYNCIO_DRIVERS, DRIVERS, MORE_DRIVERS
 from tests.servers.postgresql import run_postgresql
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ def _ours(url: str) -> list[str]:
     return [name for name in names if name.startswith("pidpool_audit_")]
 
 
-@pytest.mark.parametrize("driver", DRIVERS + ASYNCIO_DRIVERS)
+@pytest.mark.parametrize("driver", [*DRIVERS, *ASYNCIO_DRIVERS, *MORE_DRIVERS, "asyncmy"])
 def test_what_is_created_is_removed(driver: str, request: pytest.FixtureRequest) -> None:
     server = address_for(driver, request)
     url = server.url("pymysql" if server.backend == "mysql" else "psycopg")
     with check_target(server.url(driver)) as target:
-        assert target.driver == driver
+        assert target.driver == driver.removesuffix("_pure")
         assert target.backend == server.backend
         assert target.server_version.split()[0] in {"PostgreSQL", "MariaDB", "MySQL"}
         assert target.proxied
@@ -48,7 +48,7 @@ def test_what_is_created_is_removed(driver: str, request: pytest.FixtureRequest)
         ("sqlite:///file:s3cr3t-w0rd?uri=true", "name a file by its path"),
         ("sqlite:////no/such/folder/file", "cannot create a folder of the audit's own beside /no/such/folder/file"),
         ("sqlite+pysqlcipher://u:s3cr3t-w0rd@/file", "does not know 'sqlite' databases"),
-        ("mysql+asyncmy://u:s3cr3t-w0rd@127.0.0.1/x", "does not support the driver 'asyncmy'"),
+        ("mysql+mariadbconnector://u:s3cr3t-w0rd@127.0.0.1/x", "does not support the driver 'mariadbconnector'"),
         ("postgresql+nonsense://u:s3cr3t-w0rd@127.0.0.1/x", "no driver for 'postgresql\\+nonsense'"),
         ("postgresql+psycopg://u:s3cr3t-w0rd@127.0.0.1:1/x", "cannot connect to .*127.0.0.1:1/x.*Is the server up"),
         ("mysql+pymysql://u:s3cr3t-w0rd@127.0.0.1:1/x", "cannot connect to .*127.0.0.1:1/x.*Is the server up"),
