@@ -99,8 +99,12 @@ class Target:
     def conceal(self, text: str) -> str:
         """Return `text` without the secrets of the URL, should a driver have put them there."""
         url = make_url(self.url)
+        # Not by ``normalized_query``, which raises in SQLAlchemy 2.0.0.
         parameters = [
-            value for name, values in url.normalized_query.items() if _SECRET.search(name) for value in values
+            value
+            for name, values in url.query.items()
+            if _SECRET.search(name)
+            for value in ((values,) if isinstance(values, str) else values)
         ]
         for secret in (url.password, *parameters):
             # One of one or two letters cannot be told from ordinary words.
