@@ -85,7 +85,7 @@ class Stage:
         self._report = report
         self.url = target.url
         """Where engines connect to: the server, or a proxy before it."""
-        self._observing = loops.engine(target.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        self._observing = loops.engine(target.url, poolclass=NullPool, **_autocommit(target.driver))
         self._proxy: RecordingProxy | None = None
         address = server_address(target.url) if target.proxied else None
         if address is not None:
@@ -405,6 +405,13 @@ class Observer:
         """Return the session that holds the advisory lock `key`."""
         owner: int | None = scalar(self._connection, self._dialect.lock_owner(key))
         return owner
+
+
+def _autocommit(driver: str) -> dict[str, Any]:
+    """Return options of `create_engine` for connections in autocommit."""
+    if driver in {"mysqlconnector", "pyodbc"}:  # whose MySQL dialects know no such level before SQLAlchemy 2.0.40
+        return {"connect_args": {"autocommit": True}}
+    return {"isolation_level": "AUTOCOMMIT"}
 
 
 @contextmanager

@@ -8,6 +8,7 @@ kin, as root, it installs what is missing; elsewhere it says how and fails. It c
 
 from __future__ import annotations
 
+import configparser
 import fcntl
 import os
 import shutil
@@ -46,6 +47,13 @@ def has_library(*names: str) -> bool:
     )
 
 
+def has_odbc_drivers(*names: str) -> bool:
+    """Return whether unixODBC has drivers of these names, under which Debian registers them."""
+    registered = configparser.ConfigParser(strict=False, interpolation=None, allow_no_value=True)
+    registered.read(Path(os.environ.get("ODBCSYSINI", "/etc"), "odbcinst.ini"))
+    return all(name in registered for name in names)
+
+
 NEEDS = (
     Need(
         "a MariaDB server",
@@ -53,6 +61,11 @@ NEEDS = (
         ("mariadb-server-core", "mariadb-client-core"),
     ),
     Need("the openssl command, for certificates", lambda: has("openssl"), ("openssl",)),
+    Need(
+        "ODBC drivers that odbcinst.ini calls 'PostgreSQL Unicode' and 'MariaDB Unicode', for pyodbc",
+        lambda: has_odbc_drivers("PostgreSQL Unicode", "MariaDB Unicode"),
+        ("unixodbc", "odbcinst", "odbc-postgresql", "odbc-mariadb"),
+    ),
     # mysqlclient comes as source only.
     Need("a C compiler, for mysqlclient", lambda: has("cc") or has("gcc"), ("gcc", "libc6-dev")),
     Need("pkg-config, for mysqlclient", lambda: has("pkg-config"), ("pkg-config",)),
@@ -104,7 +117,7 @@ def main(needs: tuple[Need, ...]) -> int:
     if not has("apt-get"):
         how = f"your package manager; what Debian calls {' '.join(packages)}"
         if sys.platform == "darwin" and needs is NEEDS:
-            how = "brew install mariadb openssl pkg-config"
+            how = "brew install mariadb openssl pkg-config unixodbc psqlodbc mariadb-connector-odbc"
     whats = "; ".join(need.what for need in lacking)
     sys.stderr.write(f"This machine lacks {whats}. Install it with:\n    {how}\n")
     return 1
