@@ -168,10 +168,7 @@ def is_whole():
 """
 
 
-@pytest.mark.parametrize("how", WAYS)
-def test_where_another_thread_opens_sockets_meanwhile_nothing_is_touched(
-    run_script: RunScript, hidden: str, how: str
-) -> None:
+def test_where_another_thread_opens_sockets_meanwhile_nothing_is_touched(run_script: RunScript, hidden: str) -> None:
     source = """
 make = socket.socketpair
 pool = PidPool(connect_beside)
@@ -186,12 +183,12 @@ def live():
     assert is_whole() and own in sockets()  # pinned
     made[0].send(b"still alive")
     assert made[1].recv(100) == b"still alive"
-child(live, how=sys.argv[2], leave="sys.exit")
+child(live, leave="sys.exit")
 assert is_whole()
 check(session, connection)
 done.set()
 """
-    assert_quiet(run_script(PREPARED + BESIDE + source, hidden, how))
+    assert_quiet(run_script(PREPARED + BESIDE + source, hidden))
 
 
 def test_a_driver_that_may_have_opened_none_is_pinned_while_other_threads_live(

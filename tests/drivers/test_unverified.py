@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from tests.conftest import RunScript
 
 each_way = pytest.mark.parametrize("how", WAYS)
-each_leave = pytest.mark.parametrize("leave", ["os._exit", "sys.exit"])
 
 # pymssql
 
@@ -45,10 +44,8 @@ YES_SERVER = yes_server.__file__ or str(Path(__file__).with_name("yes_server.py"
 
 
 @each_way
-@each_leave
-def test_a_child_lets_go_of_a_pymssql_connection_in_silence(run_script: RunScript, how: str, leave: str) -> None:
+def test_a_child_lets_go_of_a_pymssql_connection_in_silence(run_script: RunScript, how: str) -> None:
     source = """
-how, leave = sys.argv[2:]
 pool = PidPool(connect)
 connection = pool.connect()
 assert drivers.of(connection.dbapi_connection).name == "pymssql"
@@ -61,13 +58,14 @@ def live():
     del connection, pool
     gc.collect()
 seen = proxy.snapshot()[0]
-child(live, how=how, leave=leave)
+child(live, how=sys.argv[2])
+child(lambda: None, how=sys.argv[2], leave="sys.exit")
 assert proxy.snapshot()[0] == seen, "something was said, or ended"
 connection.cursor().execute("SELECT 1")
 assert proxy.snapshot()[0].client_bytes > seen.client_bytes
 end()
 """
-    assert_quiet(run_script(PYMSSQL + source, YES_SERVER, how, leave))
+    assert_quiet(run_script(PYMSSQL + source, YES_SERVER, how))
 
 
 def test_without_pidpool_a_child_keeps_a_copy_of_pymssqls_socket(run_script: RunScript) -> None:
@@ -117,13 +115,12 @@ connection._impl = Rest()
 
 
 @each_way
-@each_leave
 @pytest.mark.parametrize("kept", ["owned", "discarded by hand"])
 def test_the_finalizer_of_an_oracledb_connection_never_runs_in_a_child(
-    run_script: RunScript, how: str, leave: str, kept: str
+    run_script: RunScript, how: str, kept: str
 ) -> None:
     source = """
-how, leave, kept = sys.argv[1:]
+how, kept = sys.argv[1:]
 assert drivers.of(connection).name == "oracledb"
 ownership = Ownership(connection, appeared=appeared) if kept == "owned" else None
 def drop():
@@ -132,13 +129,14 @@ def drop():
         discard(connection)
     del connection, ownership
     gc.collect()
-child(drop, how=how, leave=leave)
+child(drop, how=how)
+child(drop, how=how, leave="sys.exit")
 assert heard() is None
 del connection, ownership
 gc.collect()
 assert heard() == b"closed", "its owner's finalizer runs"
 """
-    assert_quiet(run_script(ORACLEDB + source, how, leave, kept))
+    assert_quiet(run_script(ORACLEDB + source, how, kept))
 
 
 def test_without_pidpool_the_finalizer_of_an_oracledb_connection_runs_in_a_child(run_script: RunScript) -> None:
