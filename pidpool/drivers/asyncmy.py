@@ -29,7 +29,7 @@ def _transport(connection: Any) -> Any:  # noqa: ANN401 - the driver is not impo
 
 def _idle(connection: Any) -> bool:  # noqa: ANN401 - see above
     """Believe the server's flags only in autocommit: see pymysql, whose protocol this is."""
-    if not connection._connected:
+    if _transport(connection) is None or not connection._connected:  # 0.2.9 stays "connected" when it is closed
         return False
     if connection.server_status & (_IN_TRANSACTION | _AUTOCOMMIT) != _AUTOCOMMIT:
         return False
