@@ -93,7 +93,7 @@ class PerProcess(Generic[T]):
             life = self._after_fork()
         if life.is_made:
             if life.is_asyncio:
-                life.visit()
+                _loops.here()  # the client may open sockets in it, which a child's copy of it must leave alone
             return cast("T", life.instance)
         return self._make(life)
 
@@ -218,7 +218,7 @@ class PerProcess(Generic[T]):
                     "that connects when it is used"
                 )
                 raise TypeError(message)
-            ownership = _sqlite.own(instance, life.generation, self._opener, appeared, driver)
+            ownership = _sqlite.own(instance, life.generation, self._opener, appeared=appeared, driver=driver)
             if ownership is not None:
                 return instance, ownership
 
@@ -227,7 +227,6 @@ class _Life(Generic[T]):
     """What a ``PerProcess`` has in one generation of one process. After a fork it starts another."""
 
     __slots__ = (
-        "_homes",
         "discards",
         "failure",
         "generation",
@@ -256,8 +255,6 @@ class _Life(Generic[T]):
     is_made: bool
     #: Whether the client is asyncio's: its sockets are in the epoll of an event loop, which a child shares.
     is_asyncio: bool
-    #: The event loops that it was used in, which keep themselves apart in a child.
-    _homes: list[_loops.Home]
     #: How many instances this process and those before it have inherited.
     discards: int
     #: What the user's ``discard`` raised in a child.
@@ -273,7 +270,6 @@ class _Life(Generic[T]):
         self.maker = 0
         self.instance = self.ownership = self.failure = None
         self.is_made = self.is_asyncio = False
-        self._homes = []
         self.discards = discards
         self.heir = {}
 
@@ -282,12 +278,6 @@ class _Life(Generic[T]):
         self.instance, self.ownership = instance, ownership
         self.is_asyncio = _closes_by_awaiting(instance)
         self.is_made = True
-
-    def visit(self) -> None:
-        """Note the event loop that is running, if any: the client may open sockets in it."""
-        home = _loops.here()
-        if home is not None and home not in self._homes:
-            self._homes = [known for known in self._homes if not known.loop.is_closed()] + [home]
 
     def end(self) -> bool:
         """Forget the instance, which is to be closed; return whether this call did so."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 from hypothesis import settings
 
-from tests.servers import DRIVERS, Address, MariaDB, PostgreSQL
+from tests.servers import DRIVERS, Address, MariaDB, PostgreSQL, Redis
 from tests.servers.address import MARIADB_DRIVERS
 from tests.servers.keeper import Keeper
 from tests.servers.mariadb import run_mariadb
@@ -128,6 +128,18 @@ def mariadb(run_folder: Path, worker_id: str) -> Iterator[Address]:
     run_mariadb(server, f"DROP DATABASE IF EXISTS {database}", f"CREATE DATABASE {database}")
     yield server.at(database)
     run_mariadb(server, f"DROP DATABASE {database}")
+
+
+@pytest.fixture(scope="session")
+def redis_url(run_folder: Path, worker_id: str) -> str:
+    """The URL of a database of this worker's own on the run's Redis server.
+
+    PIDPOOL_TEST_REDIS_URL names a server of yours instead. Nothing is flushed: tests have keys of their own.
+    """
+    server = _shared_server("redis", Redis, run_folder)
+    if "PIDPOOL_TEST_REDIS_URL" not in os.environ:
+        server = server.at(worker_id.removeprefix("gw") if worker_id != "master" else "0")
+    return server.url("redis")
 
 
 @pytest.fixture

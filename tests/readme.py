@@ -41,7 +41,7 @@ def section(name: str, page: str) -> str:
     return page[slice(*_span(name, page))]
 
 
-def _with_section(name: str, content: str, page: str) -> str:
+def with_section(name: str, content: str, page: str) -> str:
     start, end = _span(name, page)
     return page[:start] + content + page[end:]
 
@@ -140,7 +140,7 @@ def _story(hazard: Hazard) -> str:
 def main() -> None:
     """Rewrite everything that is generated."""
     HAZARDS.write_text(hazards_page())
-    page = _with_section("hazard", hazard_demonstration(run_example()), README.read_text())
+    page = with_section("hazard", hazard_demonstration(run_example()), README.read_text())
     keeper = Keeper()
     try:
         tables = [
@@ -153,7 +153,7 @@ def main() -> None:
     finally:
         keeper.finish()
     tables.append(matrix("sqlite3", audit_file()))
-    README.write_text(_with_section("matrix", "".join(tables), page))
+    README.write_text(with_section("matrix", "".join(tables), page))
 
 
 if __name__ == "__main__":

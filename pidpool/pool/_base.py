@@ -282,6 +282,7 @@ class ForkSafePool(Pool):
             handle: Any = record.ownership
             if not handle.look():
                 record.close()
+                handle.make_way()
                 fairy._connection = record.get_connection()
                 handle = record.ownership
                 handle.look()
@@ -405,6 +406,11 @@ class ForkSafePool(Pool):
                 self.logger.info("Connection idle for more than %g s; closing", max_idle)
                 too_old.retire()
 
+    @property
+    def is_for_sqlite(self) -> bool:
+        """Whether its engine is known to be for SQLite; a plain pool's driver tells."""
+        return getattr(self._dialect, "name", "") == "sqlite"
+
     # -- opening and closing -------------------------------------------------------------------------------------
 
     def _should_wrap_creator(self, creator: Any) -> Callable[[Any], Any]:  # noqa: ANN401 - SQLAlchemy's signature
@@ -416,8 +422,7 @@ class ForkSafePool(Pool):
             life.connects += 1
             try:
                 while record.ownership is None:  # again, if something that was inherited had to be closed first
-                    is_sqlite = getattr(self._dialect, "name", "") == "sqlite"
-                    connection = _sqlite.make_way(self._opener, certainly=is_sqlite)
+                    connection = _sqlite.make_way(self._opener, certainly=self.is_for_sqlite)
                     appeared = _discard.Appeared() if self._hides_sockets else None
                     if connection is None:
                         connection = open_connection(record)

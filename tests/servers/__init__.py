@@ -6,6 +6,7 @@ from tests.servers.address import ASYNCIO_DRIVERS, DRIVERS, MORE_DRIVERS, Addres
 from tests.servers.mariadb import MariaDB
 from tests.servers.postgresql import PostgreSQL
 from tests.servers.process import PrivateServer, ServerError
+from tests.servers.redis import Redis
 
 __all__ = [
     "ASYNCIO_DRIVERS",
@@ -15,5 +16,6 @@ __all__ = [
     "MariaDB",
     "PostgreSQL",
     "PrivateServer",
+    "Redis",
     "ServerError",
 ]

@@ -10,7 +10,7 @@ from sqlalchemy.engine import URL, make_url
 if TYPE_CHECKING:
     from pathlib import Path
 
-Backend = Literal["postgresql", "mysql"]
+Backend = Literal["postgresql", "mysql", "redis"]
 
 # Our name of a driver -> SQLAlchemy's name of its dialect.
 _DIALECTS: dict[Backend, dict[str, str]] = {
@@ -20,6 +20,7 @@ _DIALECTS: dict[Backend, dict[str, str]] = {
         "pg8000": "postgresql+pg8000",
     },
     "mysql": {"pymysql": "mysql+pymysql", "mysqlclient": "mysql+mysqldb"},
+    "redis": {"redis": "redis"},  # not SQLAlchemy's, but a URL
 }
 
 POSTGRESQL_DRIVERS = tuple(_DIALECTS["postgresql"])
@@ -29,7 +30,10 @@ DRIVERS = POSTGRESQL_DRIVERS + MYSQL_DRIVERS
 _ASYNCIO_DIALECTS: dict[Backend, dict[str, str]] = {
     "postgresql": {"asyncpg": "postgresql+asyncpg", "psycopg_async": "postgresql+psycopg_async"},
     "mysql": {"aiomysql": "mysql+aiomysql"},
+    "redis": {},
 }
+_PORTS: dict[Backend, int] = {"postgresql": 5432, "mysql": 3306, "redis": 6379}
+_DATABASES: dict[Backend, str] = {"postgresql": "postgres", "mysql": "mysql", "redis": "0"}
 ASYNCIO_DRIVERS = tuple(driver for dialects in _ASYNCIO_DIALECTS.values() for driver in dialects)
 
 # The drivers that were added later. They have been through the whole catalogue, by `pidpool audit`; the suite, which is
@@ -60,6 +64,7 @@ _PLAIN = {
     "mysqlconnector_pure": {"ssl_disabled": "true"},
     "pyodbc": {},
     "asyncmy": {},
+    "redis": {},
 }
 
 
@@ -87,10 +92,10 @@ class Address:
         return cls(
             backend=backend,
             host=parts.host or "127.0.0.1",
-            port=parts.port or (5432 if backend == "postgresql" else 3306),
+            port=parts.port or _PORTS[backend],
             user=parts.username or "",
             password=str(parts.password or ""),
-            database=parts.database or ("postgres" if backend == "postgresql" else "mysql"),
+            database=parts.database or _DATABASES[backend],
             certificate=certificate,
         )
 
@@ -106,8 +111,8 @@ class Address:
         """
         return URL.create(
             (_DIALECTS[self.backend] | _ASYNCIO_DIALECTS[self.backend] | _MORE_DIALECTS)[driver],
-            username=self.user,
-            password=self.password,
+            username=self.user or None,
+            password=self.password or None,
             host=self.host,
             port=self.port,
             database=self.database,

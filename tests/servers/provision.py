@@ -3,12 +3,12 @@
     python tests/servers/provision.py [guard]
 
 tox runs it before the tests, and before benchmarks/guard.py. It uses the standard library only. On Debian and its
-kin, as root, it installs what is missing; elsewhere it says how and fails. It chooses packages that start no service.
+kin, as root, it installs what is missing; elsewhere it says how and fails. It chooses packages that start no
+service; redis-server's would, and is told not to.
 """
 
 from __future__ import annotations
 
-import configparser
 import fcntl
 import os
 import shutil
@@ -47,11 +47,12 @@ def has_library(*names: str) -> bool:
     )
 
 
-def has_odbc_drivers(*names: str) -> bool:
-    """Return whether unixODBC has drivers of these names, under which Debian registers them."""
-    registered = configparser.ConfigParser(strict=False, interpolation=None, allow_no_value=True)
-    registered.read(Path(os.environ.get("ODBCSYSINI", "/etc"), "odbcinst.ini"))
-    return all(name in registered for name in names)
+def has_odbc(*names: str) -> bool:
+    """Return whether unixODBC knows drivers of these names."""
+    if not has("odbcinst"):
+        return False
+    known = subprocess.run(["odbcinst", "-q", "-d"], check=False, capture_output=True, text=True).stdout
+    return all(f"[{name}]" in known for name in names)
 
 
 NEEDS = (
@@ -60,12 +61,17 @@ NEEDS = (
         lambda: "PIDPOOL_TEST_MARIADB_URL" in os.environ or has("mariadbd", "mariadb-install-db"),
         ("mariadb-server-core", "mariadb-client-core"),
     ),
-    Need("the openssl command, for certificates", lambda: has("openssl"), ("openssl",)),
     Need(
-        "ODBC drivers that odbcinst.ini calls 'PostgreSQL Unicode' and 'MariaDB Unicode', for pyodbc",
-        lambda: has_odbc_drivers("PostgreSQL Unicode", "MariaDB Unicode"),
-        ("unixodbc", "odbcinst", "odbc-postgresql", "odbc-mariadb"),
+        "a Redis server",
+        lambda: "PIDPOOL_TEST_REDIS_URL" in os.environ or has("redis-server"),
+        ("redis-server",),
     ),
+    Need(
+        "ODBC drivers for PostgreSQL and MariaDB",
+        lambda: has_odbc("PostgreSQL Unicode", "MariaDB Unicode"),
+        ("odbcinst", "odbc-postgresql", "odbc-mariadb"),
+    ),
+    Need("the openssl command, for certificates", lambda: has("openssl"), ("openssl",)),
     # mysqlclient comes as source only.
     Need("a C compiler, for mysqlclient", lambda: has("cc") or has("gcc"), ("gcc", "libc6-dev")),
     Need("pkg-config, for mysqlclient", lambda: has("pkg-config"), ("pkg-config",)),
@@ -92,7 +98,8 @@ def missing(needs: Iterable[Need]) -> list[Need]:
 
 def install(packages: Iterable[str]) -> None:
     """Install Debian packages; raises CalledProcessError. Errors are shown, progress is not."""
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    # A runlevel for maintenance, or the package of redis-server starts one. (systemd does so all the same.)
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     # Another apt-get may be at work: a machine that has just booted updates itself.
     apt_get = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300"]
     subprocess.run([*apt_get, "update"], check=True, env=environment, stdout=subprocess.DEVNULL)
@@ -117,7 +124,7 @@ def main(needs: tuple[Need, ...]) -> int:
     if not has("apt-get"):
         how = f"your package manager; what Debian calls {' '.join(packages)}"
         if sys.platform == "darwin" and needs is NEEDS:
-            how = "brew install mariadb openssl pkg-config unixodbc psqlodbc mariadb-connector-odbc"
+            how = "brew install mariadb redis openssl pkg-config"
     whats = "; ".join(need.what for need in lacking)
     sys.stderr.write(f"This machine lacks {whats}. Install it with:\n    {how}\n")
     return 1
