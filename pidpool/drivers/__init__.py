@@ -23,7 +23,7 @@ import importlib.metadata
 import pkgutil
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pidpool.errors import UnknownDriverWarning
 
@@ -48,7 +48,8 @@ class Driver:
             connection is closed. It does no I/O. None, or returning it: there is no way to find the descriptor, so
             inherited connections are pinned (see ``pidpool._discard``).
         opens_a_socket: for a driver that hides its descriptor: whether each connect has opened one socket of its own by
-            the time that it returns. Then the one that appeared meanwhile, if it is only one, is it.
+            the time that it returns. Then the one that appeared meanwhile, if it is only one, is it. "usually": some
+            connects open none (a pool below, a file); then it is, if the process has no other thread besides.
         descriptors: for a client that has several sockets, or opens them when it likes: returns the descriptors of
             those that it has now. It is called inside ``os.fork()``, too, when another thread may have been changing
             the client: no I/O, no lock. Used instead of ``fileno``.
@@ -77,7 +78,7 @@ class Driver:
 
     name: str
     fileno: Callable[[Any], int | None] | None = None
-    opens_a_socket: bool = False
+    opens_a_socket: bool | Literal["usually"] = False
     descriptors: Callable[[Any], Iterable[int]] | None = None
     silence: Callable[[Any], None] | None = None
     idle: Callable[[Any], bool] | None = None

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .stage import Stage
 
 _QUERIES = 30
+_AWAITING = ("asyncpg", "psycopg_async", "aiomysql", "asyncmy")
 
 
 @enters(
@@ -87,7 +88,7 @@ def garbage_collection(stage: Stage) -> None:
     promise="keep its session",
     advice="Nothing needs doing with PidPool. Without it, end children by os._exit.",
     # No finalizer of SQLAlchemy's can await a rollback, and no loop is left to hear of it.
-    controls={"*": "queuepool"} | dict.fromkeys(("asyncpg", "psycopg_async", "aiomysql"), "queuepool+dispose"),
+    controls={"*": "queuepool"} | dict.fromkeys(_AWAITING, "queuepool+dispose"),
 )
 def interpreter_exit(stage: Stage) -> None:
     """Python tidies up before it goes, connections included.

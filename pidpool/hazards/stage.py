@@ -53,7 +53,7 @@ class Stage(Family):
         self.inside_loop = False
         """Whether the scenario runs in a greenlet of an event loop, as it must with an asyncio driver."""
         self.engines: list[Engine] = []
-        self._observing = loops.engine(target.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        self._observing = loops.engine(target.url, poolclass=NullPool, **_autocommit(target.driver))
 
     # Engines and witnesses
 
@@ -171,3 +171,10 @@ class Observer:
         """Return the session that holds the advisory lock `key`."""
         owner: int | None = scalar(self._connection, self._dialect.lock_owner(key))
         return owner
+
+
+def _autocommit(driver: str) -> dict[str, Any]:
+    """Return options of `create_engine` for connections in autocommit."""
+    if driver in {"mysqlconnector", "pyodbc"}:  # whose MySQL dialects know no such level before SQLAlchemy 2.0.40
+        return {"connect_args": {"autocommit": True}}
+    return {"isolation_level": "AUTOCOMMIT"}

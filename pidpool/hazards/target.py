@@ -112,8 +112,12 @@ class Target:
     def conceal(self, text: str) -> str:
         """Return `text` without the secrets of the URL, should a driver have put them there."""
         url = make_url(self.url)
+        # Not by ``normalized_query``, which raises in SQLAlchemy 2.0.0.
         parameters = [
-            value for name, values in url.normalized_query.items() if _SECRET.search(name) for value in values
+            value
+            for name, values in url.query.items()
+            if _SECRET.search(name)
+            for value in ((values,) if isinstance(values, str) else values)
         ]
         for secret in (*_secrets_of(url), *parameters):
             # One of one or two letters cannot be told from ordinary words.
@@ -334,7 +338,17 @@ def _secrets_of(url: URL) -> tuple[str | None, ...]:
 
 def through(proxy: RecordingProxy, url: str) -> str:
     """Return `url` with the proxy in the server's place."""
-    return make_url(url).set(host=proxy.host, port=proxy.port).render_as_string(hide_password=False)
+    return at(make_url(url), proxy.host, proxy.port).render_as_string(hide_password=False)
+
+
+def at(url: URL, host: str, port: int) -> URL:
+    """Return the URL of another server."""
+    url = url.set(host=host, port=port)
+    if _driver_name(url) == "pyodbc":
+        # SQLAlchemy writes "Server=host,port", as SQL Server has it; others read that as a host, and take the default
+        # port. They have a parameter for it.
+        url = url.update_query_dict({"port": str(port)})
+    return url
 
 
 def _parse(url: str) -> URL:
@@ -366,6 +380,9 @@ def _parse(url: str) -> URL:
         parsed.get_dialect().import_dbapi()
     except ImportError:
         raise TargetError(f"the driver {driver} is not installed: pip install '{PACKAGES[driver]}'") from None
+    port = str(parsed.query.get("port", parsed.port))
+    if driver == "pyodbc" and parsed.host and parsed.database and port.isdigit():
+        parsed = at(parsed, parsed.host, int(port))
     return parsed
 
 
@@ -402,7 +419,7 @@ def _passes_a_proxy(url: URL, dialect: Backend) -> bool:
     ):
         return False
     with RecordingProxy(*address) as proxy:
-        detour = url.set(host=proxy.host, port=proxy.port)
+        detour = at(url, proxy.host, proxy.port)
         try:
             _ask(detour, dialect.session_id, dialect.connect_timeout(_driver_name(url), _CONNECT_SECONDS))
         except exc.SQLAlchemyError:

@@ -434,7 +434,7 @@ class ForkSafePool(Pool):
             except BaseException:
                 life.connect_errors += 1
                 raise
-            self._hides_sockets = record.ownership.driver.opens_a_socket
+            self._hides_sockets = bool(record.ownership.driver.opens_a_socket)
             if isinstance(record.ownership, _sqlite.Handle):
                 life.careful = life.attentive = True  # to note which thread uses it
             return connection

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from pidpool.hazards import check_target
-from tests.servers.address import POSTGRESQL_DRIVERS
+from tests.servers.address import MARIADB_DRIVERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,7 @@ def target_of(postgresql: Address, mariadb: Address) -> Iterator[TargetOf]:
 
     def target(driver: str) -> Target:
         if driver not in targets:
-            server = postgresql if driver in {*POSTGRESQL_DRIVERS, "asyncpg", "psycopg_async"} else mariadb
+            server = mariadb if driver in MARIADB_DRIVERS else postgresql
             targets[driver] = check_target(server.url(driver))
         return targets[driver]
 
