@@ -23,7 +23,7 @@ import functools
 import os
 import stat
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pidpool import _fork, drivers
 from pidpool.errors import DiscardRefusedError, InheritedConnectionError
@@ -123,24 +123,51 @@ class Appeared:
     thread's sockets, too. But where a driver is known to have opened one by then, its own is one of them; so if there
     is one only, that is it. Numbers are compared together with what they refer to: one may have been closed and reused.
 
+    Where a driver is not known to have opened one, the only one that appeared may still be another thread's. So then it
+    counts only in a process that has no other thread, neither before nor after: of Python's, or of a library's in C.
+
     Where the system does not list a process's descriptors, no socket ever appears.
     """
 
-    __slots__ = ("_before",)
+    __slots__ = ("_before", "_was_alone")
 
     def __init__(self) -> None:
         self._before = _open_sockets()
+        self._was_alone = _is_alone()
+
+    def the_one(self, opened: bool | Literal["usually"]) -> tuple[int, tuple[int, int]] | None:  # noqa: FBT001 - as there
+        """Return number and identity of the connection's own socket, if there can be no mistake.
+
+        Args:
+            opened: the driver's ``opens_a_socket``.
+
+        """
+        if opened is True or (opened and self._was_alone and _is_alone()):
+            found = self.sockets()
+            if len(found) == 1:
+                return found[0]
+        return None
 
     def sockets(self) -> list[tuple[int, tuple[int, int]]]:
         """Return number and identity of each."""
-        return sorted(_open_sockets() - self._before)
+        now = _open_sockets()
+        return [] if self._before is None or now is None else sorted(now - self._before)
 
 
-def _open_sockets() -> set[tuple[int, tuple[int, int]]]:
+def _is_alone() -> bool:
+    """Tell whether this process certainly has one thread only; the kernel counts, because Python knows its own only."""
+    try:
+        return len(os.listdir("/proc/self/task")) == 1  # noqa: PTH208 - plain names
+    except OSError:
+        return False
+
+
+def _open_sockets() -> set[tuple[int, tuple[int, int]]] | None:
+    """Return number and identity of each socket of this process; None if that cannot be known."""
     try:
         numbers = [int(name) for name in os.listdir("/proc/self/fd")]  # noqa: PTH208 - plain names
     except OSError:  # no such folder in this system, or no descriptor left to read it
-        return set()
+        return None
     return {(number, identity) for number in numbers if (identity := _socket(number)) is not None}
 
 
@@ -208,10 +235,10 @@ class Ownership:
                     return
             except Exception:  # noqa: BLE001 - a driver that connects later, or a file: pin, rather than guess later
                 self.driver = drivers.unknown(self.connection)
-        if self.driver.opens_a_socket and appeared is not None:
-            sockets = appeared.sockets()
-            if len(sockets) == 1:
-                self._descriptor, (self._inode, self._device) = sockets[0]
+        if appeared is not None:
+            found = appeared.the_one(self.driver.opens_a_socket)
+            if found is not None:
+                self._descriptor, (self._inode, self._device) = found
 
     @property
     def state(self) -> str:

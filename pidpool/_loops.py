@@ -34,7 +34,7 @@ _homes: weakref.WeakValueDictionary[int, Home] = weakref.WeakValueDictionary()
 
 
 class Home:
-    """An event loop that has connections, and the process that it belongs to. Made by ``here``.
+    """An event loop that has or had connections, and the process that it belongs to. Made by ``here``.
 
     It holds the loop: CPython forgets the event loops of other threads inside ``os.fork()``, before any hook, and a
     loop's finalizer closes it.
@@ -101,6 +101,10 @@ def here() -> Home | None:
     home = _homes.get(id(loop))
     if home is None or home._generation is not _fork.current():
         _homes[id(loop)] = home = Home(loop)
+        # As long as the loop, even when all its connections are closed: a child shares its epoll all the same. Not in a
+        # list of ours, which would keep forgotten loops.
+        with contextlib.suppress(TypeError):  # of another make, without room for it
+            vars(loop)["_pidpool_home"] = home
     return home
 
 

@@ -25,10 +25,11 @@ mutexes for ever. Hence:
 2. Before a child opens a file, everything that it inherited on it is looked at. If something was in use, the child is
    refused (``InheritedFileError``), and nothing is touched. Otherwise what is left is closed, and the descriptors of
    this process tell whether somebody else's is left.
-3. A database in memory is kept: the copy is the child's own.
+3. A database in memory is kept: the copy is the child's own. Not so its temporary tables, once SQLite has moved them
+   from memory to a file: then the child is refused.
 
-This room knows nothing of pools: whoever opens connections calls ``make_way`` before and ``own`` after, says which
-thread uses a connection (``Handle.thread``), and lets it be looked at once it is set up (``Handle.look``).
+This room knows nothing of pools: whoever opens connections does so through ``pidpool._opening``, says which thread
+uses a connection (``Handle.thread``), and lets it be looked at once it is set up (``Handle.look``).
 """
 
 from __future__ import annotations
@@ -37,32 +38,36 @@ import contextlib
 import functools
 import gc
 import os
-import stat
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pidpool import _discard, _fork, drivers
+from pidpool import _files, _fork, drivers
 from pidpool._discard import Ownership, pin
+from pidpool._files import behind, open_files
 from pidpool.errors import InheritedFileError
 
 if TYPE_CHECKING:
     import ctypes
 
-    from pidpool._discard import Appeared
-    from pidpool.drivers import Driver
+    from pidpool._files import Identity
 
 Kind = Literal["file", "memory", "temporary", "unknown"]
 
 _SETTING_UP: Final = "a connection to it that was just being set up"
 _TEMPORARY: Final = "a temporary database open, which no other process can have"
+_RETICENT: Final = "a connection to it that tells nothing about itself"
+_SPILLED: Final = "temporary tables in it that lie in a file, which no other process can have"
+_EXCLUSIVE: Final = "it open with locking_mode=EXCLUSIVE"
 _BUSY: Final = "another thread inside SQLite"
 _CLOSING: Final = "a connection to it that was being closed"
+_FOREIGN: Final = "a connection to it, idle or not, by a driver that pidpool does not know"
 _ONE_THREAD: Final = "a connection to it that only one thread may use"
 
 #: ``sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE``, which Python names since 3.12.
 _NO_CHECKPOINT_ON_CLOSE: Final = 1006
+_FCNTL_FILE_POINTER: Final = 7
 _FCNTL_VFS_POINTER: Final = 27
 _TXN_READ, _TXN_WRITE = 1, 2
 _STATIC_MUTEXES: Final = range(2, 14)
@@ -126,6 +131,14 @@ class _Library:
         if database is None or self._control(database, name, _FCNTL_VFS_POINTER, self._by_reference(found)) != 0:
             return ""
         return (found.contents.name or b"").decode()  # always set, if the schema is there
+
+    def has_spilled(self, connection: object) -> bool:
+        """Tell whether temporary tables of the connection have grown out of its memory, into a file without a name."""
+        database, found = self._database(connection), self._pointer()
+        if database is None or self._control(database, b"temp", _FCNTL_FILE_POINTER, self._by_reference(found)) != 0:
+            return False  # it has none
+        # A file that is not open has no methods, which are its first field.
+        return found.value is not None and self._pointer.from_address(found.value).value is not None
 
     def is_stuck(self) -> bool:
         """Tell whether one of the mutexes that all connections share was held at fork, by a thread that is not here.
@@ -203,41 +216,21 @@ def _is_closed(connection: Any) -> bool:  # noqa: ANN401 - see above
     return False
 
 
+def _close(connection: Any) -> None:  # noqa: ANN401 - see above
+    """Close it as the driver does: a class of the application's may want to execute something first (``optimize``)."""
+    driver: Any = sys.modules.get("sqlite3")
+    if driver is not None and isinstance(connection, driver.Connection):
+        driver.Connection.close(connection)
+    else:  # of a driver that pidpool does not know
+        connection.close()
+
+
 def _cursors(connection: object | None = None) -> list[object]:
     """Return the cursors and blobs of a connection, or of all, as far as the garbage collector knows them."""
     driver = sys.modules.get("sqlite3")
     kinds = tuple(kind for name in ("Cursor", "Blob") if (kind := getattr(driver, name, None)) is not None)
     candidates = gc.get_objects() if connection is None else gc.get_referrers(connection)
     return [thing for thing in candidates if isinstance(thing, kinds)]
-
-
-# -- files -----------------------------------------------------------------------------------------------------------
-
-
-class Identity(NamedTuple):
-    """Which file it is, whatever it is called: SQLite's table of locks goes by the same."""
-
-    device: int
-    inode: int
-
-
-def _open_files() -> list[tuple[int, Identity]] | None:
-    """Return this process's descriptors of ordinary files; None where there is no list, or no room to read it."""
-    for folder in ("/proc/self/fd", "/dev/fd"):
-        try:
-            numbers = [int(name) for name in os.listdir(folder)]  # noqa: PTH208 - plain names
-        except OSError:
-            continue
-        return [(number, file) for number in numbers if (file := _file(number)) is not None]
-    return None
-
-
-def _file(descriptor: int) -> Identity | None:
-    try:
-        status = os.fstat(descriptor)
-    except OSError:
-        return None
-    return Identity(status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
 
 
 # -- one connection --------------------------------------------------------------------------------------------------
@@ -253,7 +246,7 @@ class Handle(Ownership):
 
     """
 
-    __slots__ = ("_references", "database", "files", "kind", "obstacle", "opener", "path", "thread")
+    __slots__ = ("_is_foreign", "_references", "database", "files", "kind", "obstacle", "opener", "path", "thread")
 
     #: SQLite's own connection: the driver's, or what a thread of the driver's uses for it.
     database: Any
@@ -266,6 +259,8 @@ class Handle(Ownership):
     thread: int
     #: Why no child may open its files, if that is known beforehand; judged anew at fork.
     obstacle: str | None
+    #: Whether it comes from another build of SQLite than Python's own (pysqlite3, SQLCipher), with a table of its own.
+    _is_foreign: bool
     #: How many references there are to the connection while nobody uses it; -1 before it was looked at.
     _references: int
 
@@ -273,6 +268,7 @@ class Handle(Ownership):
         self, connection: object, generation: _fork.Generation | None = None, opener: object | None = None
     ) -> None:
         of_drivers = drivers.of(connection).sqlite3
+        self._is_foreign = of_drivers is None
         self.database = connection if of_drivers is None else of_drivers(connection)
         self.kind, self.path, self.files = "unknown", "", frozenset()
         self.thread = threading.get_ident()
@@ -291,8 +287,8 @@ class Handle(Ownership):
         Called by its owner, while nothing but the owner's records and one checkout refer to the connection.
 
         Returns:
-            False if it has attached a file that an inherited connection was idle on. It is not safe then, and must be
-            closed; a new one will be.
+            False if it has attached a file that an inherited connection is on. It is not safe then, and must be closed;
+            a new one will be, after ``make_way``.
 
         Raises:
             InheritedFileError: it has attached a file that this process may not open.
@@ -302,11 +298,23 @@ class Handle(Ownership):
             self._references = sys.getrefcount(self.database) - 1  # without the checkout
             self.obstacle = self._inspect(set_up=True)
         inheritance = _inheritance()
-        return inheritance.has_settled(self.files) or inheritance.settle(self.path, self.files)
+        if inheritance.has_settled(self.files):
+            return True
+        # Beside this one, SQLite might keep the descriptors of what is closed.
+        return not inheritance.on(self.files) and inheritance.settle(self.path, self.files)
+
+    def make_way(self) -> None:
+        """Prepare for another connection to the same files; this one is closed.
+
+        Raises:
+            InheritedFileError: this process may not open them.
+
+        """
+        _inheritance().settle(self.path, self.files)
 
     def _inspect(self, *, set_up: bool) -> str | None:
         """Note kind, path and files; return why no child may open them, if there is a reason that lasts."""
-        obstacle = None if set_up else _SETTING_UP
+        obstacle = _FOREIGN if self._is_foreign else None if set_up else _SETTING_UP
         files = set()
         try:
             for _, schema, file in self._ask("database_list"):
@@ -323,31 +331,33 @@ class Handle(Ownership):
                 files.add(identity)
                 if vfs == "unix-excl":
                     obstacle = "it open by the VFS unix-excl"
-                elif set_up and self._ask(f'"{schema}".locking_mode')[0][0] == "exclusive":
-                    obstacle = "it open with locking_mode=EXCLUSIVE"
+                elif set_up and self._is_exclusive(schema):
+                    obstacle = _EXCLUSIVE
         except Exception as error:  # noqa: BLE001 - an authorizer that forbids it, or a class of the application's
             self.kind = "unknown"
-            obstacle = _ONE_THREAD if "thread" in str(error) else None
+            obstacle = _FOREIGN if self._is_foreign else _ONE_THREAD if "thread" in str(error) else None
         self.files = frozenset(files)
         if self.kind == "unknown":
-            return obstacle or "a connection to it that tells nothing about itself"
+            return obstacle or _RETICENT
         return obstacle
 
     def _identify(self, schema: str, file: str) -> tuple[Kind, Identity | None, str]:
-        found = library()
+        found = None if self._is_foreign else library()
         vfs = found.vfs(self.database, schema) if file and found is not None else ""
         if vfs == "memdb":
             return "memory", None, vfs
         if file:
             try:
-                status = os.stat(file)  # noqa: PTH116 - the bare system call
-                return "file", Identity(status.st_dev, status.st_ino), vfs
+                return "file", _files.named(file), vfs
             except OSError:  # deleted or renamed while it is open
                 return "unknown", None, vfs
         if schema == "main" and self.kind != "unknown":  # found out when it was opened
             return self.kind, None, vfs
         journal = self._ask(f'"{schema}".journal_mode')[0][0]
         return ("memory" if journal in {"memory", "off"} else "temporary"), None, vfs
+
+    def _is_exclusive(self, schema: str) -> bool:
+        return bool(self._ask(f'"{schema}".locking_mode')[0][0] == "exclusive")
 
     def _ask(self, pragma: str) -> list[tuple[Any, ...]]:
         cursor = self.database.cursor()
@@ -359,6 +369,13 @@ class Handle(Ownership):
         # A text_factory of the application's may make bytes of it.
         return [tuple(os.fsdecode(each) if isinstance(each, bytes) else each for each in row) for row in rows]
 
+    def temporary_tables(self) -> str | None:
+        """Return, where SQLite cannot be asked whether they lie in a file, that there are any; or None."""
+        try:
+            return _SPILLED if any(schema == "temp" for _, schema, _ in self._ask("database_list")) else None
+        except Exception:  # noqa: BLE001 - only the thread that made it may use it
+            return _ONE_THREAD
+
     @property
     def has_thread(self) -> bool:
         """Whether a thread of the driver's works for the connection, and nobody else is to use it."""
@@ -369,6 +386,10 @@ class Handle(Ownership):
         if self.has_thread and self.thread and library() is None:
             return "a connection to it checked out by a task"  # its thread may be inside SQLite, and nothing would tell
         return _activity(self.database)
+
+    def was_detached(self) -> None:
+        """Note that the pool's record refers to the connection no longer: one reference less is the owner's."""
+        self._references -= 1
 
     def will_close(self) -> None:
         """Note that its owner is about to close it."""
@@ -414,13 +435,26 @@ class Handle(Ownership):
             for cursor in _cursors(self.database):
                 pin(cursor)
 
+    def ask_again(self) -> str | None:
+        """Return what has become of an idle connection since it was looked at, if no child may close it for that.
+
+        Reads nothing of the file.
+        """
+        try:
+            schemas = [schema for _, schema, file in self._ask("database_list") if schema != "temp" and file]
+            return _EXCLUSIVE if any(self._is_exclusive(schema) for schema in schemas) else None
+        except Exception as error:  # noqa: BLE001 - as in _inspect
+            if _is_closed(self.database):
+                return None
+            return _ONE_THREAD if "thread" in str(error) else _RETICENT
+
     def close_inherited(self) -> bool:
         """Close an idle connection of an ancestor's; return whether that succeeded."""
         connection = self.database
         try:
             if hasattr(connection, "setconfig"):  # Python 3.12
                 connection.setconfig(_NO_CHECKPOINT_ON_CLOSE, True)  # noqa: FBT003 - its signature
-            connection.close()
+            _close(connection)
         except Exception:  # noqa: BLE001 - only the thread that made it may close it; or a class of the application's
             return _is_closed(connection)
         return True
@@ -478,7 +512,7 @@ class Inheritance:
         self.heir = {}
         self._has_pinned_cursors = False
         # Without the driver nobody has a SQLite file open, and one descriptor less is opened at fork.
-        self._open_files = _open_files() if previous is not None and "_sqlite3" in sys.modules else []
+        self._open_files = open_files() if previous is not None and "_sqlite3" in sys.modules else []
 
     def after_fork(self) -> None:
         """Begin the child's, which looks at once what is open."""
@@ -499,6 +533,10 @@ class Inheritance:
     def of(self, opener: object) -> list[Handle]:
         """Return what ``opener`` had open."""
         return [handle for handle in list(self.handles) if handle.opener is opener]
+
+    def on(self, files: frozenset[Identity]) -> list[Handle]:
+        """Return what is open on these files."""
+        return [handle for handle in list(self.handles) if handle.files & files]
 
     def refuse_if_stuck(self) -> None:
         """Raise InheritedFileError if another thread was inside SQLite at fork, where it held what everybody needs."""
@@ -522,13 +560,17 @@ class Inheritance:
         with self._lock:
             if handle not in self.handles:
                 return None
+            if handle.obstacle == _FOREIGN:
+                raise self.refusal(handle.path, _FOREIGN)
             connection: Any = handle.database
             found = library()
             if found is not None:  # a transaction does no harm, as long as nobody is inside
                 obstacle = found.activity(connection)
                 obstacle = obstacle if obstacle == _BUSY else None
+                if obstacle is None and found.has_spilled(connection):
+                    obstacle = _SPILLED
             else:
-                obstacle = handle.obstacle
+                obstacle = handle.obstacle or handle.temporary_tables()
             if obstacle is not None:
                 raise self.refusal(handle.path, obstacle)
             try:
@@ -550,9 +592,13 @@ class Inheritance:
         """
         self.refuse_if_stuck()
         with self._lock:
-            inherited = [handle for handle in list(self.handles) if handle.files & files]
+            inherited = self.on(files)
             for handle in inherited:
                 obstacle = handle.obstacle or handle.activity()
+                if obstacle is not None:
+                    raise self.refusal(handle.path, obstacle, handle.generation.pid)
+            for handle in inherited:  # none of them is in use, by a thread that is not here
+                obstacle = handle.ask_again()
                 if obstacle is not None:
                     raise self.refusal(handle.path, obstacle, handle.generation.pid)
             for handle in inherited:
@@ -561,8 +607,8 @@ class Inheritance:
                     raise self.refusal(handle.path, "a connection to it that cannot be closed here", self.owner)
                 del self.handles[handle]
             unsettled = files - self._settled
-            known = self._open_files if self._open_files is not None else _open_files() or []
-            left = [number for number, file in known if file in unsettled and _file(number) == file]
+            known = self._open_files if self._open_files is not None else open_files() or []
+            left = [number for number, file in known if file in unsettled and behind(number) == file]
             if left:
                 what = f"descriptor {left[0]} open on it, of which pidpool knows nothing"
                 raise self.refusal(path, what, self.owner)
@@ -631,40 +677,29 @@ def make_way(opener: object, *, certainly: bool = False) -> Any:  # noqa: ANN401
     return None
 
 
-def own(
-    connection: Any,  # noqa: ANN401 - any driver's
-    generation: _fork.Generation | None = None,
-    opener: object | None = None,
-    appeared: Appeared | None = None,
-    driver: Driver | None = None,
-) -> Ownership | None:
-    """Return the ownership of a connection that was just opened, by whatever driver.
+def own(connection: Any, generation: _fork.Generation | None = None, opener: object | None = None) -> Handle | None:  # noqa: ANN401 - any driver's
+    """Return the handle of a connection of SQLite's that was just opened.
 
     Args:
         connection: the driver's connection.
         generation: the generation that opened it; by default, this process's.
         opener: whatever opened it, told apart by identity.
-        appeared: the sockets that have appeared since before it was opened: see ``Ownership``.
-        driver: how to let go of it; by default, what is known of its class.
 
     Returns:
-        Its ownership; a ``Handle`` if it is SQLite's. None if something inherited was in the way: the connection is
-        closed again, the way is free now, and another is to be opened.
+        Its handle. None if something inherited was in the way: the connection is closed again, the way is free now, and
+        another is to be opened.
 
     Raises:
         InheritedFileError: this process may not open the file. The connection is closed again.
 
     """
-    driver = driver or drivers.of(connection)
-    if driver.sqlite3 is None:
-        return _discard.own(connection, generation, driver=driver, appeared=appeared)
     handle = Handle(connection, generation, opener)
     inheritance = _inheritance()
     if handle.state != "owned" or inheritance.has_settled(handle.files):
         return handle
     _fork.unregister(handle)
     # It has read nothing yet, and has no lock to lose. Not by its thread: that might be late.
-    handle.database.close()
+    _close(handle.database)
     if handle.has_thread and handle.driver.abort is not None:
         handle.driver.abort(connection)
     inheritance.settle(handle.path, handle.files)

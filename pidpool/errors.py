@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 
 class PidPoolError(Exception):
     """The base of every exception that pidpool defines."""
@@ -35,34 +37,55 @@ class InheritedConnectionError(PidPoolError):
 
 
 class InheritedFileError(InheritedConnectionError):
-    """This process may not open a SQLite database, because of what was open on it at fork.
+    """This process may not open a database that lives inside a process, because of what was open on it at fork.
 
     Nothing was done to the database. SQLite's locks are not inherited, but libsqlite3's table of them is: a child that
-    goes by that table corrupts the file.
+    goes by that table corrupts the file. DuckDB's are not either, but the open database itself is, and a child that
+    opens the file gets this copy: what it writes there, or tidies up, costs the owner its committed rows.
 
     Args:
         owner: PID of the process that had it open when it forked.
         user: PID of this process.
         file: the database.
         obstacle: what was open.
+        engine: "SQLite" or "DuckDB".
 
     """
 
-    def __init__(self, owner: int, user: int, file: str, obstacle: str) -> None:
+    def __init__(self, owner: int, user: int, file: str, obstacle: str, engine: str = "SQLite") -> None:
         super().__init__(owner, user)
         self.file = file
         self.obstacle = obstacle
+        self.engine = engine
+        why, remedy = _OF_ENGINES[engine]
         message = (
-            f"pid {user} may not open the SQLite database {file}: when it was forked, pid {owner} had {obstacle}. A "
-            "child does not inherit SQLite's locks, so using the file here could corrupt it. Nothing was done to it, "
-            f"and what pid {owner} does there is safe. Either fork while nothing is in use on the file (no open "
-            "transaction, no half-read result, no connection in another thread), or start this process by spawn "
-            '(multiprocessing.get_context("spawn"), subprocess).'
+            f"pid {user} may not open the {engine} database {file}: when it was forked, pid {owner} had {obstacle}. "
+            f"{why} Nothing was done to it, and what pid {owner} does there is safe. Either {remedy}, or start this "
+            'process by spawn (multiprocessing.get_context("spawn"), subprocess).'
         )
         self.args = (message,)
 
-    def __reduce__(self) -> tuple[type[InheritedFileError], tuple[int, int, str, str]]:  # type: ignore[override]
-        return InheritedFileError, (self.owner, self.user, self.file, self.obstacle)
+    def __reduce__(self) -> tuple[type[InheritedFileError], tuple[int, int, str, str, str]]:  # type: ignore[override]
+        return InheritedFileError, (self.owner, self.user, self.file, self.obstacle, self.engine)
+
+
+#: Why a child may not, and what to do about it.
+_OF_ENGINES: Final = {
+    "SQLite": (
+        "A child does not inherit SQLite's locks, so using the file here could corrupt it.",
+        (
+            "fork while nothing is in use on the file "
+            "(no open transaction, no half-read result, no connection in another thread)"
+        ),
+    ),
+    "DuckDB": (
+        (
+            "A child inherits a copy of the open database, but neither its locks nor its threads: using it here could "
+            "hang, or cost the other process its committed rows."
+        ),
+        "close every connection to it before you fork (engine.dispose(), or PidPool's close_before_fork=True)",
+    ),
+}
 
 
 class DiscardRefusedError(PidPoolError):

@@ -14,7 +14,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from pidpool import _fork, _loops, _sqlite
+from pidpool import _fork, _loops, _opening, _sqlite
 from pidpool._discard import Appeared
 from pidpool.drivers import Driver
 
@@ -93,7 +93,7 @@ class PerProcess(Generic[T]):
             life = self._after_fork()
         if life.is_made:
             if life.is_asyncio:
-                life.visit()
+                _loops.here()  # the client may open sockets in it, which a child's copy of it must leave alone
             return cast("T", life.instance)
         return self._make(life)
 
@@ -206,8 +206,8 @@ class PerProcess(Generic[T]):
         driver = None
         if self._discard is not None:
             driver = Driver(self.name, disarm=functools.partial(_discard_by, self._discard, life.failures))
-        while True:  # again, if something that was inherited had to be closed first: see _sqlite
-            instance = _sqlite.make_way(self._opener)
+        while True:  # again, if something that was inherited had to be closed first: see _opening
+            instance = _opening.make_way(self._opener)
             appeared = Appeared()
             if instance is None:
                 instance = self._factory()
@@ -219,7 +219,7 @@ class PerProcess(Generic[T]):
                     "that connects when it is used"
                 )
                 raise TypeError(message)
-            ownership = _sqlite.own(instance, life.generation, self._opener, appeared, driver)
+            ownership = _opening.own(instance, life.generation, self._opener, appeared=appeared, driver=driver)
             if ownership is not None and _is_safe(ownership):
                 return instance, ownership
 
@@ -228,7 +228,6 @@ class _Life(Generic[T]):
     """What a ``PerProcess`` has in one generation of one process. After a fork it starts another."""
 
     __slots__ = (
-        "_homes",
         "discards",
         "failures",
         "generation",
@@ -257,8 +256,6 @@ class _Life(Generic[T]):
     is_made: bool
     #: Whether the client is asyncio's: its sockets are in the epoll of an event loop, which a child shares.
     is_asyncio: bool
-    #: The event loops that it was used in, which keep themselves apart in a child.
-    _homes: list[_loops.Home]
     #: How many instances this process and those before it have inherited.
     discards: int
     #: What the user's ``discard`` raised in a child: one, if any. A list, because ``_discard_by`` must not refer to the
@@ -276,7 +273,6 @@ class _Life(Generic[T]):
         self.instance = self.ownership = None
         self.failures = []
         self.is_made = self.is_asyncio = False
-        self._homes = []
         self.discards = discards
         self.heir = {}
 
@@ -285,12 +281,6 @@ class _Life(Generic[T]):
         self.instance, self.ownership = instance, ownership
         self.is_asyncio = _closes_by_awaiting(instance)
         self.is_made = True
-
-    def visit(self) -> None:
-        """Note the event loop that is running, if any: the client may open sockets in it."""
-        home = _loops.here()
-        if home is not None and home not in self._homes:
-            self._homes = [known for known in self._homes if not known.loop.is_closed()] + [home]
 
     def end(self) -> bool:
         """Forget the instance, which is to be closed; return whether this call did so."""
@@ -319,6 +309,8 @@ def _is_safe(ownership: Ownership) -> bool:
         if not safe:
             _fork.unregister(ownership)
             ownership.database.close()
+    if not safe:
+        ownership.make_way()
     return safe
 
 

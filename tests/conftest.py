@@ -22,6 +22,7 @@ import pytest
 from hypothesis import settings
 
 from tests.servers import DRIVERS, Address, MariaDB, PostgreSQL, Redis
+from tests.servers.address import MARIADB_DRIVERS
 from tests.servers.keeper import Keeper
 from tests.servers.mariadb import run_mariadb
 from tests.servers.postgresql import run_postgresql
@@ -155,7 +156,7 @@ def private_mariadb(run_folder: Path) -> Iterator[PrivateServer]:
 
 def address_for(driver: str, request: pytest.FixtureRequest) -> Address:
     """Return the database that a driver speaks to, starting only that server."""
-    fixture = "mariadb" if driver in ("pymysql", "mysqlclient", "aiomysql") else "postgresql"
+    fixture = "mariadb" if driver in MARIADB_DRIVERS else "postgresql"
     address = request.getfixturevalue(fixture)
     assert isinstance(address, Address)
     return address

@@ -17,22 +17,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pidpool.hazards import CATALOGUE
-from tests.servers import MariaDB, PostgreSQL
+from tests.servers import MariaDB, PostgreSQL, Redis
 from tests.servers.keeper import Keeper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pidpool.hazards import Hazard
+    from pidpool.hazards import Hazard, Needs
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 HAZARDS = ROOT / "docs" / "hazards.md"
 EXAMPLE = ROOT / "examples" / "hazard.py"
 
-POOLS = ("pidpool", "queuepool", "queuepool+dispose-noclose")
+#: How many columns each matrix has: those of `pidpool audit` without --pool.
+POOLS = 3
 #: The README has a matrix for each: the driver that is most forgiving, and the one that is least.
 SERVERS = {"psycopg": PostgreSQL, "mysqlclient": MariaDB}
+#: And one for each driver whose databases are files: their row.
+FILES = {"sqlite3": "sqlite", "duckdb": "duckdb"}
 PATIENCE = ("--timeout", "120")  # seconds: a machine that has other work must not make a pool look bad
 
 
@@ -41,7 +44,7 @@ def section(name: str, page: str) -> str:
     return page[slice(*_span(name, page))]
 
 
-def _with_section(name: str, content: str, page: str) -> str:
+def with_section(name: str, content: str, page: str) -> str:
     start, end = _span(name, page)
     return page[:start] + content + page[end:]
 
@@ -63,7 +66,7 @@ def rows(markdown: str) -> Iterator[tuple[str, list[str]]]:
     for line in markdown.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split(" | ")]
         if cells[0].startswith("`"):
-            yield cells[0].strip("`"), [cell.strip("*") for cell in cells[-len(POOLS) :]]
+            yield cells[0].strip("`"), [cell.strip("*") for cell in cells[-POOLS:]]
 
 
 def hazard_demonstration(output: str) -> str:
@@ -85,15 +88,15 @@ def run_example() -> str:
     return done.stdout
 
 
-def server_rows() -> list[str]:
-    """Return the hazards that can be provoked on a server."""
-    return [hazard.name for hazard in CATALOGUE.values() if hazard.needs == "server"]
+def rows_for(kind: Needs) -> list[str]:
+    """Return the hazards that can be provoked on a kind of target."""
+    return [hazard.name for hazard in CATALOGUE.values() if hazard.needs == kind]
 
 
-def audit_file() -> str:
-    """Audit a SQLite file, and return what `audit` does."""
+def audit_file(row: str = "sqlite") -> str:
+    """Audit a file of SQLite's or DuckDB's, which have a row each, and return what `audit` does."""
     with tempfile.TemporaryDirectory() as folder:
-        return audit(f"sqlite:///{folder}/file.db", *PATIENCE, "--only", "sqlite")
+        return audit(f"{row}:///{folder}/file.db", *PATIENCE)
 
 
 def audit(url: str, *options: str) -> str:
@@ -140,20 +143,18 @@ def _story(hazard: Hazard) -> str:
 def main() -> None:
     """Rewrite everything that is generated."""
     HAZARDS.write_text(hazards_page())
-    page = _with_section("hazard", hazard_demonstration(run_example()), README.read_text())
+    page = with_section("hazard", hazard_demonstration(run_example()), README.read_text())
     keeper = Keeper()
     try:
         tables = [
-            matrix(
-                driver,
-                audit(product(keeper.run_folder).start().url(driver), *PATIENCE, "--only", ",".join(server_rows())),
-            )
+            matrix(driver, audit(product(keeper.run_folder).start().url(driver), *PATIENCE))
             for driver, product in SERVERS.items()
         ]
+        clients = matrix("redis-py", audit(Redis(keeper.run_folder).start().url("redis"), *PATIENCE))
     finally:
         keeper.finish()
-    tables.append(matrix("sqlite3", audit_file()))
-    README.write_text(_with_section("matrix", "".join(tables), page))
+    tables += [*(matrix(driver, audit_file(row)) for driver, row in FILES.items()), clients]
+    README.write_text(with_section("matrix", "".join(tables), page))
 
 
 if __name__ == "__main__":

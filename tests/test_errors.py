@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 EACH = [
     InheritedConnectionError(4100, 4107),
     InheritedFileError(4100, 4107, "/srv/books.db", "a half-read result open on it"),
+    InheritedFileError(4100, 4107, "/srv/books.duckdb", "it open in DuckDB", "DuckDB"),
     DiscardRefusedError(4100),
 ]
 
@@ -44,6 +45,17 @@ def test_a_file_that_may_not_be_opened_is_named_with_the_reason_and_both_ways_ou
     )
     assert "fork while nothing is in use on the file" in str(error)
     assert "or start this process by spawn" in str(error)
+
+
+def test_of_a_duckdb_file_it_says_what_helps_there() -> None:
+    message = str(InheritedFileError(4100, 4107, "/srv/books.duckdb", "it open in DuckDB", "DuckDB"))
+    assert message.startswith(
+        "pid 4107 may not open the DuckDB database /srv/books.duckdb: when it was forked, pid 4100 had it open in "
+        "DuckDB. "
+    )
+    assert "close every connection to it before you fork (engine.dispose(), " in message
+    assert "or start this process by spawn" in message
+    assert "SQLite" not in message
 
 
 def test_a_refused_discard_names_the_owner_and_both_ways_out() -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from pidpool.hazards import Needs
     from tests.conftest import RunScript
     from tests.servers import Address
 
@@ -26,6 +27,7 @@ TESTS = "pip install tox && tox"
 
 # Rows that are quick, and whose verdict does not hang on timing.
 CHEAP = ("gc", "explicit-close", "ping-recycle")
+CHEAP_FOR_CLIENTS = ("client-close", "mid-pipeline")
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +84,17 @@ def test_the_documented_hazards_are_those_of_the_catalogue() -> None:
 def test_each_matrix_has_the_rows_of_the_catalogue_and_pidpool_is_safe_in_all() -> None:
     tables = matrices()
 
-    assert list(tables) == [*readme.SERVERS, "sqlite3"]
+    kinds: dict[str, Needs] = {
+        **dict.fromkeys(readme.SERVERS, "server"),
+        "sqlite3": "file",
+        "duckdb": "duckdb",
+        "redis-py": "client",
+    }
+    assert list(tables) == list(kinds)
     for driver, table in tables.items():
-        assert [hazard for hazard, _ in table] == (["sqlite"] if driver == "sqlite3" else readme.server_rows())
+        assert [hazard for hazard, _ in table] == readme.rows_for(kinds[driver])
         assert {words[0] for _, words in table} == {"safe"}
-    assert len(readme.server_rows()) == len(CATALOGUE) - 1
+    assert {hazard for table in tables.values() for hazard, _ in table} == set(CATALOGUE)
 
 
 @pytest.mark.parametrize("driver", readme.SERVERS)
@@ -99,10 +107,17 @@ def test_a_fresh_run_agrees_with_the_matrix(driver: str, request: pytest.Fixture
     assert {hazard: is_safe(words) for hazard, words in fresh} == {hazard: is_safe(printed[hazard]) for hazard in CHEAP}
 
 
-def test_a_fresh_run_on_a_sqlite_file_agrees_with_the_matrix() -> None:
-    ((_, words),) = readme.rows(readme.audit_file())
-    ((_, printed),) = matrices()["sqlite3"]
+@pytest.mark.parametrize(("driver", "row"), readme.FILES.items())
+def test_a_fresh_run_on_a_file_agrees_with_the_matrix(driver: str, row: str) -> None:
+    ((_, words),) = readme.rows(readme.audit_file(row))
+    ((_, printed),) = matrices()[driver]
     assert is_safe(words) == is_safe(printed)
+
+
+def test_a_fresh_run_on_redis_agrees_with_the_matrix(redis_url: str) -> None:
+    fresh = readme.rows(readme.audit(redis_url, "--only", ",".join(CHEAP_FOR_CLIENTS)))
+    printed = dict(matrices()["redis-py"])
+    assert {row: is_safe(words) for row, words in fresh} == {row: is_safe(printed[row]) for row in CHEAP_FOR_CLIENTS}
 
 
 def matrices() -> dict[str, list[tuple[str, list[str]]]]:

@@ -43,7 +43,7 @@ def versions(target: Target | None = None, packages: tuple[str, ...] = ()) -> di
         except PackageNotFoundError:
             continue
     if target is not None:
-        found["driver"] = _driver_version(target.url)
+        found["driver"] = version("redis") if target.kind == "client" else _driver_version(target.url)
         found["server"] = target.server_version
     return found
 
@@ -72,6 +72,8 @@ def machine(count: int, load: float | None) -> str:
 def _driver_version(url: str) -> str:
     """Return what the driver says of itself, by the module that SQLAlchemy uses for this URL."""
     dialect: Any = make_url(url).get_dialect()
+    if dialect.name == "duckdb":  # it inherits psycopg2's dialect, and would import that
+        return version("duckdb")
     module = dialect.import_dbapi()
     # SQLAlchemy puts an adapter before an asyncio driver, which calls the driver's module by its name.
     module = getattr(module, dialect.driver, module) if dialect.is_async else module

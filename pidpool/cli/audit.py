@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import click
 
@@ -20,21 +20,29 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pidpool.cli.database import Terminal
-    from pidpool.hazards import Hazard
+    from pidpool.hazards import Hazard, Needs
 
 DEFAULT_POOLS = ("pidpool", "queuepool", "queuepool+dispose-noclose")
+DEFAULT_CLIENTS = ("pidpool", "redis-py", "redis-py+disconnect")
+"""The same for a Redis URL."""
 
 
 @click.command(short_help="Does my pool survive fork?")
 @options.url("PIDPOOL_AUDIT_URL")
-@options.pools("test", "The exit code judges the first one.", DEFAULT_POOLS)
+@options.pools(
+    "test",
+    "The exit code judges the first one.",
+    f"{', '.join(DEFAULT_POOLS)}; for Redis: {', '.join(DEFAULT_CLIENTS)}",
+)
 @click.option(
     "--only",
     multiple=True,
     metavar="HAZARD",
-    help="Run these hazards alone; repeatable, or separated by commas.",
+    help="Run these hazards alone; repeatable, or separated by commas.  [default: all that fit the URL]",
 )
-@click.option("--list", "listing", is_flag=True, help="List the hazards and the pools, and end.")
+@click.option(
+    "--list", "listing", is_flag=True, help="List the hazards and the pools, with a URL those that fit it, and end."
+)
 @click.option(
     "--explain",
     metavar="HAZARD",
@@ -74,23 +82,29 @@ def audit(  # noqa: PLR0913  (one parameter for each option: that is how click c
 ) -> int:
     """Fork in every way that is known to break a connection pool, and ask the server what was lost.
 
-    URL is an SQLAlchemy URL, such as postgresql+psycopg://user:password@host/database. Without one a
-    throw-away PostgreSQL is started, and removed afterwards. PIDPOOL_AUDIT_URL in the environment serves as
-    well, and keeps the password out of the list of processes. The audit works in a schema or tables of its
-    own, and removes them.
+    URL is an SQLAlchemy URL, such as postgresql+psycopg://user:password@host/database, or that of a Redis
+    server, such as redis://host:6379/0. Without one a throw-away PostgreSQL is started, and removed
+    afterwards. PIDPOOL_AUDIT_URL in the environment serves as well, and keeps the password out of the list of
+    processes. The audit works in a schema, tables or keys of its own, and removes them.
 
     Exit code: 0 if the first pool is safe throughout, 1 if not, 2 if the audit (or a scenario with the first
     pool) could not be carried out, 128+n if signal n ended it: 130 for Ctrl-C.
     """
     renderer, interrupts = terminal
     if listing:
-        renderer.catalogue(hazards.CATALOGUE.values(), (hazards.SUBJECTS | hazards.CONTROLS).values())
+        kinds: tuple[Needs, ...] = (hazards.kind_of(url),) if url else get_args(hazards.Needs)
+        fitting = [hazard for hazard in hazards.CATALOGUE.values() if hazard.needs in kinds]
+        renderer.catalogue(fitting, {kind: hazards.subjects_for(kind) for kind in kinds})
         return 0
     if explain is not None:
         renderer.explanation(_hazard(explain))
         return 0
     chosen = options.chosen("--only", "hazard", only, hazards.CATALOGUE, hazards.hazard)
-    plan = Plan(chosen, subjects(pools or DEFAULT_POOLS), timeout, jobs)
+    kind = hazards.kind_of(url)
+    if not only:
+        chosen = tuple(hazard for hazard in chosen if hazard.needs == kind)
+    defaults = DEFAULT_CLIENTS if kind == "client" else DEFAULT_POOLS
+    plan = Plan(chosen, subjects(pools or defaults, kind), timeout, jobs)
     files.check_outputs(json_file, markdown_file)
 
     report = _run(plan, url, terminal)

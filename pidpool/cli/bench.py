@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pidpool import bench as benches
+from pidpool import hazards
 from pidpool.bench import chart, circumstances
 from pidpool.bench.verdicts import counted
 from pidpool.cli import bench_report, database, files, options
 from pidpool.cli.errors import CommandError
 from pidpool.cli.interrupts import Interrupted
-from pidpool.cli.pools import subjects
+from pidpool.cli.pools import pools as found
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +55,7 @@ class _Bench(click.Command):
     metavar="NAME",
     help=f"What to measure; repeatable, or separated by commas.  [default: {', '.join(benches.WORKLOADS)}]",
 )
-@options.pools("measure", "The first one is compared with each of the others.", DEFAULT_POOLS)
+@options.pools("measure", "The first one is compared with each of the others.", ", ".join(DEFAULT_POOLS))
 @click.option(
     "--threads",
     type=click.IntRange(min=1),
@@ -116,9 +117,14 @@ def bench(  # noqa: PLR0913  (one parameter for each option: that is how click c
     Exit code: 0 when everything was measured, 2 if it could not be, 128+n if signal n ended it: 130 for Ctrl-C.
     """
     renderer, interrupts = terminal
+    if hazards.kind_of(url) == "client":
+        raise CommandError(
+            "pidpool bench measures pools of SQL connections, and a Redis client brings a pool of its own. It takes an "
+            "SQLAlchemy URL; pidpool audit takes that of a Redis server."
+        )
     load = benches.Load(duration=duration, threads=threads, connections=max(1, threads // 4), processes=processes)
     chosen = options.chosen("--workload", "workload", workloads, benches.WORKLOADS, benches.workload)
-    plan = benches.Plan(chosen, subjects(pools or DEFAULT_POOLS), rounds, load)
+    plan = benches.Plan(chosen, found(pools or DEFAULT_POOLS), rounds, load)
     files.check_outputs(json_file, markdown_file, chart_file)
 
     results = _run(plan, url, terminal)

@@ -11,7 +11,7 @@ from pidpool.hazards import run, stop
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from pidpool.hazards import Hazard, Subject, Target, Verdict
+    from pidpool.hazards import ClientSubject, Hazard, Subject, Target, Verdict
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Plan:
     """What is to be tested, and how."""
 
     hazards: tuple[Hazard, ...]
-    subjects: tuple[Subject, ...]
+    subjects: tuple[Subject | ClientSubject, ...]
     timeout: float
     """Seconds that one scenario may take."""
     jobs: int

@@ -39,13 +39,13 @@ def url(variable: str) -> Callable[[_Command], _Command]:
     return click.argument("url", required=False, envvar=variable)
 
 
-def pools(does: str, first: str, defaults: tuple[str, ...]) -> Callable[[_Command], _Command]:
+def pools(does: str, first: str, defaults: str) -> Callable[[_Command], _Command]:
     """Return the option ``--pool``, which may be repeated.
 
     Args:
         does: what the command does with a pool.
         first: what is special about the first one, as a sentence.
-        defaults: the pools when none is named.
+        defaults: the pools when none is named, in words.
     """
     return click.option(
         "--pool",
@@ -54,7 +54,7 @@ def pools(does: str, first: str, defaults: tuple[str, ...]) -> Callable[[_Comman
         metavar="NAME",
         help=f"A pool to {does}; repeat it for more. One of those that 'pidpool audit --list' names, or module:Class "
         f"for a pool class of yours, or module:function for a function of yours that takes a URL and returns an "
-        f"Engine. {first}  [default: {', '.join(defaults)}]",
+        f"Engine. {first}  [default: {defaults}]",
     )
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from pidpool.bench import Comparison, Results
     from pidpool.cli.report import Report, Settings
-    from pidpool.hazards import Hazard, Subject, Verdict
+    from pidpool.hazards import ClientSubject, Hazard, Needs, Subject, Verdict
 
 _STYLES = {"safe": "green", "lost": "bold red", "hang": "bold magenta", "error": "bold yellow"}
 _PROSE_WIDTH = 88
@@ -50,19 +50,24 @@ class Renderer:
         """Say what goes on, beside the results."""
         self._notices.print(Text(hidden(message)), soft_wrap=True)
 
-    def catalogue(self, hazards: Iterable[Hazard], subjects: Iterable[Subject]) -> None:
-        """List what can be asked for by name."""
+    def catalogue(self, hazards: Iterable[Hazard], subjects: Mapping[Needs, Iterable[Subject | ClientSubject]]) -> None:
+        """List what can be asked for by name: hazards, and for each kind of target what can be tested on it."""
         table = self._table("hazard", "the child ...")
         for hazard in hazards:
             table.add_row(hazard.name, hazard.title)
         self._results.print(table)
-        self._results.print()
-        pools = self._table("pool", "what it is")
-        for subject in subjects:
-            pools.add_row(subject.name, subject.title)
-        pools.add_row("module:Class", "a pool class of yours")
-        pools.add_row("module:function", "a function of yours that takes a URL and returns an Engine")
-        self._results.print(pools)
+        # The same for all that SQLAlchemy connects to.
+        pools = {kind if kind == "client" else "server": each for kind, each in subjects.items()}
+        for kind, known in pools.items():
+            self._results.print()
+            table = self._table("pool", "what it is" + (", for Redis" if kind == "client" else ""))
+            for subject in known:
+                table.add_row(subject.name, subject.title)
+            if kind != "client":
+                table.add_row("module:Class", "a pool class of yours")
+            made = "a client" if kind == "client" else "an Engine"
+            table.add_row("module:function", f"a function of yours that takes a URL and returns {made}")
+            self._results.print(table)
 
     def explanation(self, hazard: Hazard) -> None:
         """Tell a hazard's story: what happens, what to do, and the code that provokes it."""

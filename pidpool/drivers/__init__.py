@@ -23,7 +23,7 @@ import importlib.metadata
 import pkgutil
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pidpool.errors import UnknownDriverWarning
 
@@ -48,7 +48,8 @@ class Driver:
             connection is closed. It does no I/O. None, or returning it: there is no way to find the descriptor, so
             inherited connections are pinned (see ``pidpool._discard``).
         opens_a_socket: for a driver that hides its descriptor: whether each connect has opened one socket of its own by
-            the time that it returns. Then the one that appeared meanwhile, if it is only one, is it.
+            the time that it returns. Then the one that appeared meanwhile, if it is only one, is it. "usually": some
+            connects open none (a pool below, a file); then it is, if the process has no other thread besides.
         descriptors: for a client that has several sockets, or opens them when it likes: returns the descriptors of
             those that it has now. It is called inside ``os.fork()``, too, when another thread may have been changing
             the client: no I/O, no lock. Used instead of ``fileno``.
@@ -70,12 +71,14 @@ class Driver:
         revive: for a driver of SQLite's that has a thread for each connection: returns another connection around the
             same ``sqlite3.Connection``, with a thread of its own, to be awaited. Called in a child, for a database in
             memory. None: the connection works there as it is.
+        duckdb: for a driver of DuckDB's: returns the ``DuckDBPyConnection`` that a connection wraps (or is). It is what
+            ``pidpool._duckdb`` asks for its files, in its owner. None: it has nothing to do with DuckDB.
 
     """
 
     name: str
     fileno: Callable[[Any], int | None] | None = None
-    opens_a_socket: bool = False
+    opens_a_socket: bool | Literal["usually"] = False
     descriptors: Callable[[Any], Iterable[int]] | None = None
     silence: Callable[[Any], None] | None = None
     idle: Callable[[Any], bool] | None = None
@@ -85,6 +88,7 @@ class Driver:
     abort: Callable[[Any], None] | None = None
     sqlite3: Callable[[Any], Any] | None = None
     revive: Callable[[Any], Any] | None = None
+    duckdb: Callable[[Any], Any] | None = None
 
 
 @functools.cache

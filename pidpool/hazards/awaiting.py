@@ -15,17 +15,18 @@ from sqlalchemy.util import greenlet_spawn
 from . import loops
 from .catalogue import enters
 from .errors import Lost, Skip, summary
-from .stage import LEFT_TO_FINALIZATION
+from .family import LEFT_TO_FINALIZATION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-    from .stage import Leave, Stage
+    from .family import Leave
+    from .stage import Stage
 
 #: An asyncio driver for each kind of server, where the audit was given another one.
-_COUNTERPARTS = {"postgresql": ("asyncpg", "psycopg_async"), "mysql": ("aiomysql",)}
+_COUNTERPARTS = {"postgresql": ("asyncpg", "psycopg_async"), "mysql": ("aiomysql", "asyncmy")}
 _MODULES = {"psycopg_async": "psycopg"}
 _NAP = 0.05  # Seconds that a thread works, so that the loop has fallen asleep when the thread wakes it.
 _UNDER_WAY = 0.3  # Seconds of a query that is under way while children come and go; how many does not matter.

@@ -24,6 +24,9 @@ PACKAGES = {
     "asyncpg": "asyncpg",
     "psycopg_async": "psycopg[binary]",
     "aiomysql": "aiomysql",
+    "mysqlconnector": "mysql-connector-python",
+    "asyncmy": "asyncmy",
+    "pyodbc": "pyodbc",
 }
 """Driver name -> what `pip install` calls it. These are the drivers that the audit knows."""
 
@@ -189,7 +192,7 @@ class PostgreSQL(Backend):
 
 
 class MySQL(Backend):
-    """MySQL and MariaDB, through PyMySQL, mysqlclient or aiomysql."""
+    """MySQL and MariaDB, through PyMySQL, mysqlclient, mysql-connector, pyodbc, aiomysql or asyncmy."""
 
     name = "mysql"
     default_port = 3306
@@ -252,12 +255,16 @@ class MySQL(Backend):
     def tls_arguments(self, driver: str) -> dict[str, Any]:
         if driver == "pymysql":
             return {"ssl": _lenient_context(), "ssl_disabled": False}
-        if driver == "aiomysql":
+        if driver in {"aiomysql", "asyncmy"}:
             return {"ssl": _lenient_context()}
+        if driver == "mysqlconnector":
+            return {"ssl_disabled": False}  # it then takes TLS where the server has it; the row looks whether it has
+        if driver == "pyodbc":
+            return {"FORCETLS": 1}  # MariaDB's; MySQL's ODBC driver takes TLS where the server has it
         return {"ssl_mode": "REQUIRED"}
 
-    def connect_timeout(self, driver: str, seconds: int) -> dict[str, Any]:  # noqa: ARG002 - both say the same
-        return {"connect_timeout": seconds}
+    def connect_timeout(self, driver: str, seconds: int) -> dict[str, Any]:
+        return {"timeout" if driver == "pyodbc" else "connect_timeout": seconds}
 
 
 BACKENDS: dict[str, type[Backend]] = {"postgresql": PostgreSQL, "mysql": MySQL, "mariadb": MySQL}

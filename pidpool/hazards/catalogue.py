@@ -7,17 +7,24 @@ import inspect
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import Skip, UnknownHazard
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .stage import Stage
+    from .family import Family
 
-Scenario = Callable[["Stage"], None]
-Needs = Literal["server", "file"]
+#: It takes a `Stage`, or a `ClientStage` if it needs a "client".
+Scenario = Callable[[Any], None]
+Needs = Literal["server", "file", "duckdb", "client"]
+_ONLY_FOR: dict[Needs, str] = {
+    "server": "a server",
+    "file": "a SQLite file",
+    "duckdb": "a DuckDB file",
+    "client": "a Redis server, by a URL such as redis://host:6379/0",
+}
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,8 @@ class Hazard:
         story: how it comes about in real programs, in plain words.
         advice: what to do about it.
         scenario: the function that provokes it.
-        needs: "server" or "file": what kind of database it can be provoked on.
+        needs: "server", "file" (SQLite's), "duckdb" or "client" (of a Redis server): what kind of target it can be
+            provoked on.
         controls: driver -> name of a subject that is known to fail here ("*": every other driver). A row that
             nobody fails would prove nothing.
         makes_loops: its scenario runs event loops of its own, also where the driver is not asyncio's.
@@ -60,18 +68,21 @@ class Hazard:
         body = lines[(docstring.end_lineno or docstring.lineno) : rest[-1].end_lineno]
         return "\n".join([*head, *body]) + "\n"
 
-    def play(self, stage: Stage) -> None:
+    def play(self, stage: Family) -> None:
         """Provoke it.
 
         Raises:
-            Skip: it cannot be provoked on this kind of database.
+            Skip: it cannot be provoked on this kind of target.
         """
         if self.needs != stage.target.kind:
-            raise Skip(
-                "only for a SQLite file"
-                if self.needs == "file"
-                else "a SQLite file has no sessions; see the row sqlite"
-            )
+            there = stage.target.kind
+            if there == "client":
+                raise Skip(
+                    "only for SQL connections, and a Redis client has none; see the rows client-... and mid-pipeline"
+                )
+            if there == "server" or self.needs == "client":
+                raise Skip(f"only for {_ONLY_FOR[self.needs]}")
+            raise Skip(f"{_ONLY_FOR[there]} has no sessions; see the row {stage.target.backend}")
         self.scenario(stage)
 
     def control(self, driver: str) -> str:
@@ -100,15 +111,15 @@ def enters(  # noqa: PLR0913 - one for each thing that is said of a hazard
         title: completes "the child ...".
         promise: completes "the parent must ...".
         advice: what to do about it.
-        needs: "server" or "file".
-        controls: by default QueuePool fails with every driver.
+        needs: "server", "file", "duckdb" or "client".
+        controls: by default QueuePool fails with every driver, and a client that everybody shares.
         makes_loops: as there.
 
     """
 
     def enter(scenario: Scenario) -> Scenario:
         story = " ".join((inspect.getdoc(scenario) or "").split())
-        failing = controls or {"*": "queuepool"}
+        failing = controls or {"*": "redis-py" if needs == "client" else "queuepool"}
         CATALOGUE[name] = Hazard(name, title, promise, story, advice, scenario, needs, failing, makes_loops)
         return scenario
 

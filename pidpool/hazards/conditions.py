@@ -18,7 +18,8 @@ from .errors import Lost, Skip
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .stage import Child, Stage
+    from .family import Child
+    from .stage import Stage
     from .witness import Witness
 
 _NOBODY = 65534

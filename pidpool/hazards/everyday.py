@@ -12,14 +12,16 @@ from sqlalchemy.orm import Session
 from .backends import scalar
 from .catalogue import enters
 from .errors import Lost
-from .stage import LEFT_TO_FINALIZATION
+from .family import LEFT_TO_FINALIZATION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .stage import How, Leave, Stage
+    from .family import How, Leave
+    from .stage import Stage
 
 _QUERIES = 30
+_AWAITING = ("asyncpg", "psycopg_async", "aiomysql", "asyncmy")
 
 
 @enters(
@@ -86,7 +88,7 @@ def garbage_collection(stage: Stage) -> None:
     promise="keep its session",
     advice="Nothing needs doing with PidPool. Without it, end children by os._exit.",
     # No finalizer of SQLAlchemy's can await a rollback, and no loop is left to hear of it.
-    controls={"*": "queuepool"} | dict.fromkeys(("asyncpg", "psycopg_async", "aiomysql"), "queuepool+dispose"),
+    controls={"*": "queuepool"} | dict.fromkeys(_AWAITING, "queuepool+dispose"),
 )
 def interpreter_exit(stage: Stage) -> None:
     """Python tidies up before it goes, connections included.

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
-    from .stage import How, Leave, Stage
+    from .family import How, Leave
+    from .stage import Stage
 
 _JOURNALS = ("DELETE", "WAL")
 _BUSY_SECONDS = 0.2

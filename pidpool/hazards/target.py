@@ -1,7 +1,8 @@
-"""The database under audit: is it usable, and where in it may the audit work?"""
+"""The database or server under audit: is it usable, and where in it may the audit work?"""
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 import secrets
@@ -15,9 +16,9 @@ from sqlalchemy import exc
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
-from . import loops
+from . import loops, redis
 from .backends import BACKENDS, PACKAGES, scalar
-from .errors import TargetError, summary
+from .errors import TargetError, Unusable, summary
 from .proxy import RecordingProxy
 
 if TYPE_CHECKING:
@@ -40,10 +41,21 @@ _NAME_CHECKS = ("sslrootcert", "ssl_ca", "ssl", "ssl_verify_identity")
 _NO_CHECKS = ("disable", "allow", "prefer", "require")  # asyncpg's `ssl` is what libpq calls `sslmode`.
 
 
+_PRODUCTS = {"sqlite": "SQLite", "duckdb": "DuckDB"}
 _SQLITE_DRIVERS = ("pysqlite", "aiosqlite")
+_NO_FILES = (":memory:", "md:", "motherduck:")
 # Every driver takes the password as a query parameter as well, under a name of its own; some take further secrets.
 _SECRET = re.compile(r"\w*(?:passw|passphrase|pwd|secret|token)\w*", re.IGNORECASE)
 _SECRET_PARAMETER = re.compile(rf"\b({_SECRET.pattern})=(?!\*{{3}}:?(?:[&\s]|$))[^&\s]*", re.IGNORECASE)
+
+# What stands before the first "+" or ":" of a URL -> what kind of target that is; all others are SQL servers.
+_KINDS: dict[str, Needs] = {
+    "sqlite": "file",
+    "duckdb": "duckdb",
+    "redis": "client",
+    "rediss": "client",
+    "unix": "client",
+}
 
 _NO_FORK = "this system has no fork, so there is nothing to survive"
 _ESCAPE = (
@@ -64,22 +76,23 @@ class Target:
     safe_url: str
     """The URL with its password hidden, and whatever else is secret in it: this one may be shown."""
     backend: str
-    """"postgresql", "mysql" (which stands for MariaDB, too) or "sqlite"."""
+    """"postgresql", "mysql" (which stands for MariaDB, too), "sqlite", "duckdb" or "redis"."""
     driver: str
-    """A key of `PACKAGES`."""
+    """A key of `PACKAGES`, or "redis-py"."""
     server_version: str
     namespace: str
-    """The schema (PostgreSQL), the prefix of the tables (MySQL, MariaDB) or the folder (SQLite) in which it works."""
+    """The schema (PostgreSQL), the prefix of the tables (MySQL, MariaDB) or of the keys (Redis), or the folder (files)
+    in which it works."""
     proxied: bool
     """Whether the recording proxy can stand between the pool and the server (it needs TCP)."""
 
     @property
     def kind(self) -> Needs:
-        """Whether it is a server or a file."""
-        return "file" if self.backend == "sqlite" else "server"
+        """Whether it is an SQL server, a file, or a server with clients that are no SQL connections."""
+        return _KINDS.get(self.backend, "server")
 
     def url_of(self, file: Path) -> str:
-        """Return the URL with another SQLite file in it."""
+        """Return the URL with another file in it."""
         return make_url(self.url).set(database=str(file)).render_as_string(hide_password=False)
 
     @property
@@ -90,7 +103,7 @@ class Target:
     @property
     def is_asyncio(self) -> bool:
         """Whether the driver is one for asyncio."""
-        return loops.is_asyncio(self.url)
+        return self.kind != "client" and loops.is_asyncio(self.url)
 
     def as_job(self) -> dict[str, Any]:
         """Return what a fresh process needs to make the same target; it contains the password."""
@@ -99,10 +112,14 @@ class Target:
     def conceal(self, text: str) -> str:
         """Return `text` without the secrets of the URL, should a driver have put them there."""
         url = make_url(self.url)
+        # Not by ``normalized_query``, which raises in SQLAlchemy 2.0.0.
         parameters = [
-            value for name, values in url.normalized_query.items() if _SECRET.search(name) for value in values
+            value
+            for name, values in url.query.items()
+            if _SECRET.search(name)
+            for value in ((values,) if isinstance(values, str) else values)
         ]
-        for secret in (url.password, *parameters):
+        for secret in (*_secrets_of(url), *parameters):
             # One of one or two letters cannot be told from ordinary words.
             if secret and len(secret) > 2:  # noqa: PLR2004
                 text = text.replace(secret, "***")
@@ -114,12 +131,15 @@ class Target:
         Raises:
             TargetError: the server refused, or is gone; the message names what is left behind.
         """
-        if self.kind == "file":
+        if self.kind in ("file", "duckdb"):
             shutil.rmtree(self.namespace, ignore_errors=True)
             return
         try:
-            _execute(make_url(self.url), self.dialect.removal)
-        except exc.SQLAlchemyError as error:
+            if self.kind == "client":
+                redis.remove(self.url, self.namespace)
+            else:
+                _execute(make_url(self.url), self.dialect.removal)
+        except Exception as error:  # noqa: BLE001 - of SQLAlchemy or of redis-py, which need not be there
             raise TargetError(
                 f"could not remove {self.namespace} from {self.safe_url} ({self.conceal(summary(error))}); "
                 "please drop it yourself"
@@ -141,16 +161,23 @@ def hide_parameters(text: str) -> str:
     return _SECRET_PARAMETER.sub(r"\1=***", text)
 
 
+def kind_of(url: str | None) -> Needs:
+    """Return what kind of target a URL means, going by its scheme alone. Without one it is the embedded PostgreSQL."""
+    return _KINDS.get((url or "").partition("://")[0].partition("+")[0], "server")
+
+
 def check_target(url: str) -> Target:
-    """Connect to `url` once and create the audit's own schema or tables there; beside a SQLite file, its own folder.
+    """Connect to `url` once and create the audit's own schema or tables there; beside a file, its own folder.
+
+    In Redis it creates nothing yet: its keys begin with the target's namespace.
 
     Raises:
         TargetError: the URL is unusable, its driver is missing or unsupported, the server is unreachable, or
             the user may not create anything. The message contains no password and says what to do.
     """
-    file = _file(url)
-    if file is not None:
-        return file
+    other = _file(url) or _redis_server(url)
+    if other is not None:
+        return other
     target = reach(url)
     parsed = make_url(target.url)
     dialect = target.dialect
@@ -166,30 +193,35 @@ def check_target(url: str) -> Target:
 
 
 def _file(url: str) -> Target | None:
-    """Return the target for a SQLite file: a folder beside it, because the scenarios damage files. None for a server.
+    """Return the target for a file: a folder beside it, because the scenarios damage files. None for a server.
 
     Raises:
         TargetError: it is no file, or nothing may be created beside it.
     """
     try:
         parsed = make_url(url)
+        backend = parsed.get_backend_name()
         dialect = parsed.get_dialect()
     except (exc.SQLAlchemyError, ValueError):
+        if url.partition(":")[0] == "duckdb":
+            raise TargetError("the driver duckdb_engine is not installed: pip install duckdb duckdb-engine") from None
         return None  # which is said elsewhere
-    if parsed.get_backend_name() != "sqlite" or dialect.driver not in _SQLITE_DRIVERS:
+    if backend not in _PRODUCTS or (backend == "sqlite" and dialect.driver not in _SQLITE_DRIVERS):
         return None
     if not hasattr(os, "fork"):
         raise TargetError(_NO_FORK)
-    path = Path(parsed.database or ":memory:")
-    if str(path) == ":memory:" or "uri" in parsed.query:
+    product = _PRODUCTS[backend]
+    database = parsed.database or ":memory:"
+    if database.startswith(_NO_FILES) or "uri" in parsed.query:
         raise TargetError(
-            f"for SQLite, name a file by its path: {parsed.drivername}:///file.db "
+            f"for {product}, name a file by its path: {parsed.drivername}:///file.db "
             "(it need not exist, and is not touched)"
         )
     try:
-        version = dialect.import_dbapi().sqlite_version
+        driver, version = _version_of_files(backend, dialect)
     except ImportError:
         raise TargetError(f"the driver {dialect.driver} is not installed: pip install {dialect.driver}") from None
+    path = Path(database)
     try:
         folder = tempfile.mkdtemp(prefix="pidpool_audit_", dir=path.absolute().parent)
     except OSError as error:
@@ -200,12 +232,65 @@ def _file(url: str) -> Target | None:
     return Target(
         url=parsed.render_as_string(hide_password=False),
         safe_url=_safe(parsed),
-        backend="sqlite",
-        driver=dialect.driver,
-        server_version=f"SQLite {version}",
+        backend=backend,
+        driver=driver,
+        server_version=f"{product} {version}",
         namespace=folder,
         proxied=False,
     )
+
+
+def _version_of_files(backend: str, dialect: Any) -> tuple[str, str]:  # noqa: ANN401 - a dialect's class
+    """Return the driver's name, and the library's version."""
+    if backend == "duckdb":  # whose dialect inherits psycopg2's, and imports that if it is asked
+        return backend, importlib.metadata.version(backend)
+    return dialect.driver, dialect.import_dbapi().sqlite_version
+
+
+def _redis_server(url: str) -> Target | None:
+    """Return the target for a Redis server; None for all others.
+
+    Raises:
+        TargetError: as `check_target`.
+    """
+    if kind_of(url) != "client":
+        return None
+    if not hasattr(os, "fork"):
+        raise TargetError(_NO_FORK)
+    _refuse_stray_at(url)
+    try:
+        parsed = make_url(url)
+    except (exc.ArgumentError, ValueError):
+        raise TargetError(
+            "this is not the URL of a Redis server; expected something like redis://host:6379/0"
+        ) from None
+    if "@" in f"{parsed.host}{parsed.port}{parsed.database}":
+        raise TargetError(_ESCAPE)
+    target = Target(
+        url=parsed.render_as_string(hide_password=False),
+        safe_url=_safe(parsed),
+        backend="redis",
+        driver="redis-py",
+        server_version="",
+        namespace=f"pidpool_audit_{secrets.token_hex(4)}",
+        proxied=False,
+    )
+    try:
+        version = redis.reach(target.url, target.namespace)
+    except ImportError:
+        raise TargetError("the driver redis-py is not installed: pip install redis") from None
+    except Unusable as unusable:
+        raise TargetError(f"cannot audit {target.safe_url}: {target.conceal(str(unusable))}") from None
+    return replace(target, server_version=version, proxied=_redis_passes_a_proxy(target.url))
+
+
+def _redis_passes_a_proxy(url: str) -> bool:
+    """Try it: certificates and host-based rules may object to the detour."""
+    address = redis.address(url)
+    if address is None or os.name != "posix":
+        return False
+    with RecordingProxy(*address) as proxy:
+        return redis.ping(through(proxy, url))
 
 
 def reach(url: str) -> Target:
@@ -240,20 +325,35 @@ def reach(url: str) -> Target:
 
 
 def _safe(url: URL) -> str:
+    if url.username and _secrets_of(url) == (url.username,):
+        url = url.set(username="", password=url.username)
     return hide_parameters(url.render_as_string(hide_password=True))
+
+
+def _secrets_of(url: URL) -> tuple[str | None, ...]:
+    # Redis has passwords without users, and people forget the colon before them.
+    is_redis = _KINDS.get(url.drivername) == "client"
+    return (url.username if is_redis and url.password is None else url.password,)
 
 
 def through(proxy: RecordingProxy, url: str) -> str:
     """Return `url` with the proxy in the server's place."""
-    return make_url(url).set(host=proxy.host, port=proxy.port).render_as_string(hide_password=False)
+    return at(make_url(url), proxy.host, proxy.port).render_as_string(hide_password=False)
+
+
+def at(url: URL, host: str, port: int) -> URL:
+    """Return the URL of another server."""
+    url = url.set(host=host, port=port)
+    if _driver_name(url) == "pyodbc":
+        # SQLAlchemy writes "Server=host,port", as SQL Server has it; others read that as a host, and take the default
+        # port. They have a parameter for it.
+        url = url.update_query_dict({"port": str(port)})
+    return url
 
 
 def _parse(url: str) -> URL:
     known = ", ".join(PACKAGES)
-    # The part of a password behind an "@" would be taken for the host, and shown: here, and by the drivers.
-    _, _, rest = url.partition("@")
-    if "@" in rest.partition("?")[0] or "@" in rest.partition("=")[0]:
-        raise TargetError(_ESCAPE)
+    _refuse_stray_at(url)
     try:
         parsed = make_url(url)
         backend = parsed.get_backend_name()
@@ -280,7 +380,17 @@ def _parse(url: str) -> URL:
         parsed.get_dialect().import_dbapi()
     except ImportError:
         raise TargetError(f"the driver {driver} is not installed: pip install '{PACKAGES[driver]}'") from None
+    port = str(parsed.query.get("port", parsed.port))
+    if driver == "pyodbc" and parsed.host and parsed.database and port.isdigit():
+        parsed = at(parsed, parsed.host, int(port))
     return parsed
+
+
+def _refuse_stray_at(url: str) -> None:
+    # The part of a password behind an "@" would be taken for the host, and shown: here, and by the drivers.
+    _, _, rest = url.partition("@")
+    if "@" in rest.partition("?")[0] or "@" in rest.partition("=")[0]:
+        raise TargetError(_ESCAPE)
 
 
 def _driver_name(url: URL) -> str:
@@ -309,7 +419,7 @@ def _passes_a_proxy(url: URL, dialect: Backend) -> bool:
     ):
         return False
     with RecordingProxy(*address) as proxy:
-        detour = url.set(host=proxy.host, port=proxy.port)
+        detour = at(url, proxy.host, proxy.port)
         try:
             _ask(detour, dialect.session_id, dialect.connect_timeout(_driver_name(url), _CONNECT_SECONDS))
         except exc.SQLAlchemyError:

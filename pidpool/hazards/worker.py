@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from . import loops
 from .catalogue import hazard as find_hazard
+from .client_stage import ClientStage
 from .errors import Hang, Lost, Skip, summary
 from .fresh import begin
 from .stage import Stage
+from .subjects import client_subject
 from .subjects import subject as find_subject
 from .target import Target
 
@@ -39,9 +41,12 @@ def work(*, hazard: str, subject: str, target: dict[str, Any], seconds: float, c
 
     # Collecting garbage in a child touches, and so copies, all that was ever imported. It holds no connection.
     gc.freeze()
-    stage: Stage | None = None
+    stage: Stage | ClientStage | None = None
     try:
-        stage = Stage(find_subject(subject), Target(**target), seconds, report)
+        if Target(**target).kind == "client":
+            stage = ClientStage(client_subject(subject), Target(**target), seconds, report)
+        else:
+            stage = Stage(find_subject(subject), Target(**target), seconds, report)
         _play(find_hazard(hazard), stage)
         verdict = {"outcome": "lost", "detail": stage.noise} if stage.noise else {"outcome": "safe", "detail": ""}
     except Exception as error:
@@ -53,8 +58,8 @@ def work(*, hazard: str, subject: str, target: dict[str, Any], seconds: float, c
     os._exit(0)
 
 
-def _play(hazard: Hazard, stage: Stage) -> None:
-    if hazard.makes_loops or not loops.is_asyncio(stage.target.url):
+def _play(hazard: Hazard, stage: Stage | ClientStage) -> None:
+    if hazard.makes_loops or isinstance(stage, ClientStage) or not stage.target.is_asyncio:
         hazard.play(stage)
     else:
         stage.inside_loop = True

@@ -23,8 +23,8 @@ class AsyncPidPool(PidPool, AsyncAdaptedQueuePool):
     - A connection belongs to the event loop in which it was opened. In any other loop a checkout gets a new one, and
       the other is closed without awaiting anything, even if its loop is closed. So one engine serves several loops, one
       after the other.
-    - In a child the loops that have connections are separated from the parent's: the copy gets an epoll and a self-pipe
-      of its own, so that neither using nor closing it can stop the parent's.
+    - In a child the loops that have or had connections are separated from the parent's: the copy gets an epoll and a
+      self-pipe of its own, so that neither using nor closing it can stop the parent's.
     - A connection that is forgotten instead of closed is terminated, with a warning: a finalizer cannot await.
     """
 

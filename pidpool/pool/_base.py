@@ -8,7 +8,7 @@ import time
 from logging import DEBUG
 from typing import TYPE_CHECKING, Any
 
-from pidpool import _discard, _fork, _sqlite
+from pidpool import _discard, _fork, _opening, _sqlite
 from pidpool.pool._leaks import LeakWatch
 from pidpool.pool._queue import Slot
 from pidpool.pool._record import Fairy, Record
@@ -282,6 +282,7 @@ class ForkSafePool(Pool):
             handle: Any = record.ownership
             if not handle.look():
                 record.close()
+                handle.make_way()
                 fairy._connection = record.get_connection()
                 handle = record.ownership
                 handle.look()
@@ -405,6 +406,11 @@ class ForkSafePool(Pool):
                 self.logger.info("Connection idle for more than %g s; closing", max_idle)
                 too_old.retire()
 
+    @property
+    def dialect_name(self) -> str:
+        """What SQLAlchemy calls the database that its engine is for; empty for a plain pool, whose driver tells."""
+        return getattr(self._dialect, "name", "")
+
     # -- opening and closing -------------------------------------------------------------------------------------
 
     def _should_wrap_creator(self, creator: Any) -> Callable[[Any], Any]:  # noqa: ANN401 - SQLAlchemy's signature
@@ -416,8 +422,7 @@ class ForkSafePool(Pool):
             life.connects += 1
             try:
                 while record.ownership is None:  # again, if something that was inherited had to be closed first
-                    is_sqlite = getattr(self._dialect, "name", "") == "sqlite"
-                    connection = _sqlite.make_way(self._opener, certainly=is_sqlite)
+                    connection = _opening.make_way(self._opener, dialect=self.dialect_name)
                     appeared = _discard.Appeared() if self._hides_sockets else None
                     if connection is None:
                         connection = open_connection(record)
@@ -429,7 +434,7 @@ class ForkSafePool(Pool):
             except BaseException:
                 life.connect_errors += 1
                 raise
-            self._hides_sockets = record.ownership.driver.opens_a_socket
+            self._hides_sockets = bool(record.ownership.driver.opens_a_socket)
             if isinstance(record.ownership, _sqlite.Handle):
                 life.careful = life.attentive = True  # to note which thread uses it
             return connection

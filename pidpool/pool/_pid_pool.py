@@ -42,7 +42,8 @@ class PidPool(ForkSafePool, QueuePool):
             (seconds): the server is asked only when the socket has something to read. That sees a server that hung up,
             not a network that went silent. 0, the default, asks the server every time, as QueuePool does.
         close_before_fork: close idle connections in the parent before each ``os.fork()``, so that a child inherits none
-            of them. Not needed; it is SQLite's own rule, to the letter (docs/sqlite.md). A C-level fork goes without.
+            of them. Rarely needed: it is SQLite's own rule, to the letter (docs/sqlite.md); but a child that is to open
+            the same DuckDB file needs it (docs/duckdb.md). A C-level fork goes without.
         **options: those of ``sqlalchemy.pool.Pool``, such as ``recycle`` (seconds), ``pre_ping`` and
         ``reset_on_return``.
 

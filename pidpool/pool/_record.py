@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import util
 from sqlalchemy.exc import DontWrapMixin
 
-from pidpool import _fork, _sqlite
+from pidpool import _fork, _opening, _sqlite
 from pidpool.errors import InheritedConnectionError
 from pidpool.pool._cursor import GuardedCursor
 from pidpool.pool._sqlalchemy import _ConnectionFairy, _ConnectionRecord, streams_adapted
@@ -82,7 +82,10 @@ class Record(_ConnectionRecord):
     def own(self, driver_connection: object, appeared: Appeared | None = None) -> None:
         """Note to whom the connection belongs that has just been opened; nobody, if it had to be closed again."""
         # Whoever began to open it owns it, should somebody have forked meanwhile, in a do_connect event.
-        self.ownership = _sqlite.own(driver_connection, self.life.generation, self.life.pool._opener, appeared)
+        pool = self.life.pool
+        self.ownership = _opening.own(
+            driver_connection, self.life.generation, pool._opener, appeared=appeared, dialect=pool.dialect_name
+        )
         if self.ownership is None:
             return
         self.driver = self.ownership.driver
@@ -458,6 +461,8 @@ class Fairy(_ConnectionFairy):
             self._life.leaks.came_back(record)  # what is detached is nobody's leak, and the record goes to others
         self._ownership = record.ownership
         record.dbapi_connection = record.ownership = None
+        if isinstance(self._ownership, _sqlite.Handle):
+            self._ownership.was_detached()
         record.ready = False
         self._pool._do_return_conn(record)
         self.info = self.info.copy()  # type: ignore[misc]

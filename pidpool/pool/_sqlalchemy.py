@@ -122,7 +122,10 @@ def forget_event_locks(pool: Pool) -> None:
     """
     for event in (pool.dispatch.connect, pool.dispatch.first_connect):
         if getattr(event, "_exec_once_mutex", None) is not None:
-            event._exec_once_mutex = None  # type: ignore[attr-defined]
+            if hasattr(event, "_memoized_attr__exec_once_mutex"):  # 2.0.0: made when it is missed
+                del event._exec_once_mutex
+            else:
+                event._exec_once_mutex = None  # type: ignore[attr-defined]
 
 
 def guard_begin(dialect: Any, check: Callable[[Any], None]) -> None:  # noqa: ANN401 - see above

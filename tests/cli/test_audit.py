@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+import redis
 from sqlalchemy import URL, create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 
 import pidpool
 from pidpool.hazards import CATALOGUE
 from tests.cli.conftest import COMMAND, call
+from tests.servers import Redis
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 # QueuePool loses it with every driver, and both answer within a second.
 HAZARD = "open-transaction"
 
+# And a shared Redis client this.
+CLIENT_HAZARD = "mid-pipeline"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -39,7 +44,7 @@ class Run:
     folder: Path
     password: str
     schemas: list[str]
-    """Those of the audit's own that it left behind."""
+    """Those of the audit's own that it left behind; of a Redis server, the keys."""
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +149,75 @@ def test_mariadb_is_audited_too_with_the_url_from_the_environment(run_pidpool: P
     assert result.returncode == 0, result
     assert result.stdout.count("MariaDB") == 1
     assert mariadb.password not in result.stdout + result.stderr
+
+
+@pytest.fixture(scope="module")
+def redis_run(run_folder: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Audit a server that wants a password."""
+    server = Redis(run_folder)
+    port = server.start().port
+    password = "s3cr3t-w0rd"
+    with redis.Redis(port=port) as client:
+        client.config_set("requirepass", password)
+    folder = tmp_path_factory.mktemp("audit")
+    arguments = ["--only", CLIENT_HAZARD, "--json", "result.json", "--markdown", "matrix.md"]
+    url = f"redis://:{password}@127.0.0.1:{port}/0"
+    result = call("audit", url, *arguments, folder=folder, environment=environment)
+    with redis.Redis(port=port, password=password, decode_responses=True) as client:
+        yield Run(result, folder, password, client.keys())
+    server.remove()
+
+
+class TestRedis:
+    """The same command for clients that are no SQL connections."""
+
+    def test_the_pools_are_those_that_fit(self, redis_run: Run) -> None:
+        assert redis_run.result.returncode == 0, redis_run.result
+        assert f"{CLIENT_HAZARD} {CATALOGUE[CLIENT_HAZARD].title} safe LOST LOST".split() in _words(
+            redis_run.result.stdout
+        )
+        assert "pidpool: safe in 1 of 1 rows." in redis_run.result.stdout
+        assert "redis-py: not safe in 1 of 1 rows." in redis_run.result.stdout
+
+    def test_the_versions_are_those_of_redis(self, redis_run: Run) -> None:
+        content = json.loads((redis_run.folder / "result.json").read_text())
+        assert content["settings"]["driver"] == "redis-py"
+        assert content["settings"]["pools"] == ["pidpool", "redis-py", "redis-py+disconnect"]
+        assert content["versions"]["driver"] == redis.__version__
+        assert content["versions"]["server"].split()[0] in {"Redis", "Valkey"}
+        assert f"redis-py {redis.__version__}" in (redis_run.folder / "matrix.md").read_text()
+        assert f"redis-py {redis.__version__}" in redis_run.result.stdout
+
+    def test_the_password_is_neither_shown_nor_written(self, redis_run: Run) -> None:
+        written = "".join(path.read_text() for path in redis_run.folder.iterdir())
+        assert redis_run.password not in written + redis_run.result.stdout + redis_run.result.stderr
+        assert "redis://:***@127.0.0.1" in redis_run.result.stdout
+
+    def test_the_audit_removes_what_it_created(self, redis_run: Run) -> None:
+        assert redis_run.schemas == []
+
+    def test_without_only_it_plays_the_rows_that_fit(
+        self, run_pidpool: Pidpool, redis_url: str, tmp_path: Path
+    ) -> None:
+        result = run_pidpool("audit", redis_url, "--pool", "pidpool", "--json", "result.json")
+        content = json.loads((tmp_path / "result.json").read_text())
+        rows = {hazard.name for hazard in CATALOGUE.values() if hazard.needs == "client"}
+        assert result.returncode == 0, result
+        assert set(content["hazards"]) == rows
+        assert {verdict["outcome"] for verdict in content["verdicts"]} == {"safe"}
+
+    def test_with_only_a_row_that_does_not_fit_is_skipped(self, run_pidpool: Pidpool, redis_url: str) -> None:
+        result = run_pidpool("audit", redis_url, "--only", "gc", "--pool", "pidpool")
+        assert result.returncode == 2, result
+        assert "gc, pidpool: skipped, only for SQL connections" in result.stdout
+        assert "Nothing was tested" in result.stderr
+
+
+def test_a_sqlite_file_is_audited_for_what_it_can_have(run_pidpool: Pidpool, tmp_path: Path) -> None:
+    result = run_pidpool("audit", "sqlite:///file.db", "--pool", "pidpool", "--json", "result.json")
+    assert result.returncode == 0, result
+    assert list(json.loads((tmp_path / "result.json").read_text())["hazards"]) == ["sqlite"]
+    assert "skipped" not in result.stdout
 
 
 def test_a_pool_class_and_a_function_of_yours_can_be_audited(run_pidpool: Pidpool, url: str, tmp_path: Path) -> None:

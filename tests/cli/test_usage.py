@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import pidpool
-from pidpool.hazards import CATALOGUE, CONTROLS, SUBJECTS
+from pidpool.hazards import CATALOGUE, CLIENTS, CONTROLS, SUBJECTS
 from tests.cli.conftest import COMMAND
 
 if TYPE_CHECKING:
@@ -56,9 +56,32 @@ def test_list_names_every_hazard_and_every_pool(run_pidpool: Pidpool) -> None:
     result = run_pidpool("audit", "--list")
     assert result.returncode == 0
     listed = {line.split()[0] for line in result.stdout.splitlines() if line.strip()}
-    assert set(CATALOGUE) | set(SUBJECTS) | set(CONTROLS) | {"module:Class", "module:function"} <= listed
+    assert set(CATALOGUE) | set(SUBJECTS) | set(CONTROLS) | set(CLIENTS) | {"module:Class", "module:function"} <= listed
     for hazard in CATALOGUE.values():
         assert hazard.title in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "pools"),
+    [
+        ("redis://host/0", "client", {*CLIENTS}),
+        ("rediss://host/0", "client", {*CLIENTS}),
+        ("unix:///socket", "client", {*CLIENTS}),
+        ("sqlite:///file.db", "file", {*SUBJECTS, *CONTROLS, "module:Class"}),
+        ("sqlite+aiosqlite:///file.db", "file", {*SUBJECTS, *CONTROLS, "module:Class"}),
+        ("mysql+pymysql://host/database", "server", {*SUBJECTS, *CONTROLS, "module:Class"}),
+    ],
+)
+def test_list_with_a_url_names_what_fits_it(run_pidpool: Pidpool, url: str, kind: str, pools: set[str]) -> None:
+    result = run_pidpool("audit", "--list", url)
+    words = [
+        line.split()[0]
+        for line in result.stdout.splitlines()
+        if line.strip() and line[0] != "\N{BOX DRAWINGS LIGHT HORIZONTAL}"
+    ]
+    hazards = {hazard.name for hazard in CATALOGUE.values() if hazard.needs == kind}
+    assert set(words) == hazards | pools | {"hazard", "pool", "module:function"}
+    assert words.count("pool") == 1
 
 
 def test_explain_tells_the_story_the_advice_and_the_source_of_every_hazard(
@@ -154,6 +177,49 @@ def test_an_unknown_pool_is_answered_with_the_known_ones(run_pidpool: Pidpool, p
         assert name in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("url", "pool", "says"),
+    [
+        ("redis://host", "queuepool", "is a pool of SQL connections"),
+        ("redis://host", "queuepool+before-fork", "is a pool of SQL connections"),
+        ("redis://host", "nonsense", "unknown client"),
+        ("redis://host", "sqlalchemy.pool:QueuePool", "is not a function that takes a URL and returns a client"),
+        ("postgresql://host/database", "redis-py", "shares a Redis client"),
+        ("sqlite:///file.db", "redis-py+disconnect", "shares a Redis client"),
+    ],
+)
+def test_a_pool_that_does_not_fit_the_url_is_answered_with_those_that_do(
+    run_pidpool: Pidpool, url: str, pool: str, says: str
+) -> None:
+    result = run_pidpool("audit", url, "--pool", pool)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert f"{pool!r} {says}" in result.stderr or f"{says} {pool!r}" in result.stderr
+    for name in CLIENTS if url.startswith("redis") else SUBJECTS:
+        assert name in result.stderr
+
+
+def test_the_bench_says_that_it_does_not_take_redis(run_pidpool: Pidpool) -> None:
+    result = run_pidpool("bench", f"redis://:{SECRET}@host/0")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "pidpool audit takes that of a Redis server" in result.stderr
+    assert SECRET not in result.stderr
+
+
+def test_without_redis_py_the_command_says_what_to_install(run_script: RunScript, environment: dict[str, str]) -> None:
+    result = run_script(
+        """
+        import sys
+        sys.modules["redis"] = None  # What an environment without it looks like to an import.
+        sys.argv = ["pidpool", "audit", "redis://127.0.0.1:1/0"]
+        from pidpool.cli import main
+        main()
+        """,
+        env=environment,
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "pip install redis" in result.stderr
+
+
 def test_an_unreachable_server_is_named_and_the_password_is_not(run_pidpool: Pidpool, nobody: str) -> None:
     result = run_pidpool("audit", nobody)
     assert result.returncode == 2
@@ -176,6 +242,12 @@ def test_a_wrong_password_is_not_shown(run_pidpool: Pidpool, postgresql: Address
         f"postgresql+psycopg://somebody:{SECRET}@host:port/database",
         f"postgresql+asyncpg://somebody:{SECRET}@127.0.0.1/database",
         f"nonsense://somebody:{SECRET}@127.0.0.1/database",
+        f"redis://:{SECRET}@127.0.0.1:1/0",
+        f"redis://{SECRET}@127.0.0.1:1/0",
+        f"redis://somebody:{SECRET}@127.0.0.1:port/0",
+        f"redis://127.0.0.1:1/0?password={SECRET}",
+        f"rediss://:{SECRET}@127.0.0.1:1/0",
+        f"unix://:{SECRET}@/no/such/socket",
         "sqlite://",
     ],
 )
@@ -195,6 +267,8 @@ def test_an_unusable_url_is_refused_without_its_password(run_pidpool: Pidpool, u
         f"postgresql+psycopg://somebody:p@ss@wo/{SECRET}@host:notaport/database",
         f"postgresql+psycopg://somebody:p@{SECRET}?x@127.0.0.1/database",
         f"postgresql+psycopg://somebody/{SECRET}@127.0.0.1/database",
+        f"redis://:p@{SECRET}@127.0.0.1/0",
+        f"redis://somebody/{SECRET}@127.0.0.1/0",
     ],
 )
 def test_a_password_that_is_not_escaped_is_refused_and_no_part_of_it_shown(run_pidpool: Pidpool, url: str) -> None:

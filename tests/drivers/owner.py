@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, create_engine, make_url
 from sqlalchemy.pool import NullPool
 
+from pidpool import drivers
+from pidpool._discard import Appeared, Ownership
 from pidpool.hazards.proxy import RecordingProxy
+from pidpool.hazards.target import at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,12 +37,15 @@ class Owner:
         assert self._direct.port is not None
         self.host, self.port = self._direct.host, self._direct.port
         self.driver = self._direct.get_driver_name()
+        self.mysql = self._direct.get_backend_name() == "mysql"
         self.tls: bool = described["tls"]
         self._proxy = RecordingProxy(self.host, self.port)
-        self._url = self._direct.set(host=self._proxy.host, port=self._proxy.port)
+        self._url = at(self._direct, self._proxy.host, self._proxy.port)
         self._table = f"t{secrets.token_hex(8)}"
         self.observe(f"CREATE TABLE {self._table} (number INT)")
         self.session = 0
+        #: Of the connections whose driver hides the socket: `discard()` alone could only pin those.
+        self._ownerships: list[Ownership] = []
 
     def engine(self, poolclass: type[Pool], **options: Any) -> Engine:  # noqa: ANN401 - create_engine's own
         return create_engine(self._url, connect_args=self._connect_args, poolclass=poolclass, **options)
@@ -49,11 +55,26 @@ class Owner:
         url = self._direct if direct else self._url
         dialect = create_engine(url, poolclass=NullPool).dialect
         positional, named = dialect.create_connect_args(url)
-        return dialect.connect(*positional, **{**named, **self._connect_args})
+        appeared = Appeared()
+        connection = dialect.connect(*positional, **{**named, **self._connect_args})
+        if drivers.of(connection).opens_a_socket:
+            self._ownerships.append(Ownership(connection, appeared=appeared))
+        return connection
+
+    def descriptor(self, connection: Any) -> int:  # noqa: ANN401 - as above
+        """Return the descriptor that pidpool knows of a connection of ours; may raise for one that is closed."""
+        fileno = drivers.of(connection).fileno
+        known = fileno(connection) if fileno else None
+        if known is None:
+            [known] = [each._descriptor for each in self._ownerships if each.connection is connection]
+        return known
+
+    def disown(self) -> None:
+        """Forget to whom the connections belong, as if pidpool had never seen them."""
+        self._ownerships.clear()
 
     def session_id(self, connection: Any) -> int:  # noqa: ANN401 - any driver's connection, or SQLAlchemy's
-        mysql = self._url.get_backend_name() == "mysql"
-        return int(query(connection, "SELECT connection_id()" if mysql else "SELECT pg_backend_pid()")[0][0])
+        return int(query(connection, "SELECT connection_id()" if self.mysql else "SELECT pg_backend_pid()")[0][0])
 
     def begin(self, connection: Any) -> None:  # noqa: ANN401 - as above
         """Store a row in a transaction that stays open."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from pidpool.hazards import check_target
-from tests.servers.address import POSTGRESQL_DRIVERS
+from tests.servers.address import MARIADB_DRIVERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,13 +30,20 @@ def target_of(postgresql: Address, mariadb: Address) -> Iterator[TargetOf]:
 
     def target(driver: str) -> Target:
         if driver not in targets:
-            server = postgresql if driver in {*POSTGRESQL_DRIVERS, "asyncpg", "psycopg_async"} else mariadb
+            server = mariadb if driver in MARIADB_DRIVERS else postgresql
             targets[driver] = check_target(server.url(driver))
         return targets[driver]
 
     yield target
     for made in targets.values():
         made.close()
+
+
+@pytest.fixture(scope="session")
+def redis_target(redis_url: str) -> Iterator[Target]:
+    """Return the run's Redis server as a target."""
+    with check_target(redis_url) as target:
+        yield target
 
 
 @pytest.fixture
@@ -50,4 +57,12 @@ def file_target(tmp_path: Path) -> Iterator[Target]:
 def awaited_file_target(tmp_path: Path) -> Iterator[Target]:
     """Return a SQLite file as a target, for an asyncio engine."""
     with check_target(f"sqlite+aiosqlite:///{tmp_path}/file.db") as target:
+        yield target
+
+
+@pytest.fixture
+def duckdb_target(tmp_path: Path) -> Iterator[Target]:
+    """Return a DuckDB file as a target."""
+    pytest.importorskip("duckdb_engine")
+    with check_target(f"duckdb:///{tmp_path}/file.duckdb") as target:
         yield target

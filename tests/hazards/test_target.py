@@ -10,8 +10,9 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
 from pidpool.hazards import TargetError, check_target, embedded, hazard, run, subject
+from pidpool.hazards.errors import summary
 from tests.conftest import address_for
-from tests.servers import ASYNCIO_DRIVERS, DRIVERS
+from tests.servers import ASYNCIO_DRIVERS, DRIVERS, MORE_DRIVERS
 from tests.servers.postgresql import run_postgresql
 
 if TYPE_CHECKING:
@@ -26,17 +27,30 @@ def _ours(url: str) -> list[str]:
     return [name for name in names if name.startswith("pidpool_audit_")]
 
 
-@pytest.mark.parametrize("driver", DRIVERS + ASYNCIO_DRIVERS)
+@pytest.mark.parametrize("driver", [*DRIVERS, *ASYNCIO_DRIVERS, *MORE_DRIVERS, "asyncmy"])
 def test_what_is_created_is_removed(driver: str, request: pytest.FixtureRequest) -> None:
     server = address_for(driver, request)
     url = server.url("pymysql" if server.backend == "mysql" else "psycopg")
     with check_target(server.url(driver)) as target:
-        assert target.driver == driver
+        assert target.driver == driver.removesuffix("_pure")
         assert target.backend == server.backend
         assert target.server_version.split()[0] in {"PostgreSQL", "MariaDB", "MySQL"}
         assert target.proxied
         assert any(name.startswith(target.namespace) for name in _ours(url))
     assert not any(name.startswith(target.namespace) for name in _ours(url))
+
+
+@pytest.mark.parametrize("spelled", ["in the URL's place", "as a parameter", "both"])
+def test_a_port_reaches_an_odbc_driver_wherever_the_url_has_it(mariadb: Address, spelled: str) -> None:
+    # SQLAlchemy writes it as SQL Server has it, and MariaDB's driver would connect to its default port.
+    url = make_url(mariadb.url("pyodbc"))
+    if spelled == "in the URL's place":
+        url = url.difference_update_query(["port"])
+    if spelled == "as a parameter":
+        url = url.set(port=None)
+    with check_target(url.render_as_string(hide_password=False)) as target:
+        assert target.proxied
+        assert (make_url(target.url).port, make_url(target.url).query["port"]) == (mariadb.port, str(mariadb.port))
 
 
 @pytest.mark.parametrize(
@@ -46,9 +60,11 @@ def test_what_is_created_is_removed(driver: str, request: pytest.FixtureRequest)
         ("sqlite://", "name a file by its path"),
         ("sqlite+aiosqlite://", r"name a file by its path: sqlite\+aiosqlite:///file.db"),
         ("sqlite:///file:s3cr3t-w0rd?uri=true", "name a file by its path"),
+        ("duckdb:///:memory:", "for DuckDB, name a file by its path: duckdb:///file.db"),
+        ("duckdb:///md:?motherduck_token=s3cr3t-w0rd", "for DuckDB, name a file by its path"),
         ("sqlite:////no/such/folder/file", "cannot create a folder of the audit's own beside /no/such/folder/file"),
         ("sqlite+pysqlcipher://u:s3cr3t-w0rd@/file", "does not know 'sqlite' databases"),
-        ("mysql+asyncmy://u:s3cr3t-w0rd@127.0.0.1/x", "does not support the driver 'asyncmy'"),
+        ("mysql+mariadbconnector://u:s3cr3t-w0rd@127.0.0.1/x", "does not support the driver 'mariadbconnector'"),
         ("postgresql+nonsense://u:s3cr3t-w0rd@127.0.0.1/x", "no driver for 'postgresql\\+nonsense'"),
         ("postgresql+psycopg://u:s3cr3t-w0rd@127.0.0.1:1/x", "cannot connect to .*127.0.0.1:1/x.*Is the server up"),
         ("mysql+pymysql://u:s3cr3t-w0rd@127.0.0.1:1/x", "cannot connect to .*127.0.0.1:1/x.*Is the server up"),
@@ -97,6 +113,18 @@ def test_a_sqlite_file_is_left_alone(scheme: str, driver: str, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_a_duckdb_file_is_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "file.duckdb"
+    file.write_text("not even a database")
+    with check_target(f"duckdb:///{file}") as target:
+        assert (target.backend, target.driver, target.kind) == ("duckdb", "duckdb", "duckdb")
+        assert target.server_version.startswith("DuckDB ")
+        assert run(hazard("duckdb"), subject("pidpool"), target, timeout=45).outcome == "safe"
+        assert len(list(tmp_path.iterdir())) == 2
+    assert file.read_text() == "not even a database"
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_a_database_in_which_nothing_may_be_created_is_refused(postgresql: Address) -> None:
     role = f"reader_{postgresql.database}"
     run_postgresql(postgresql, f"DROP ROLE IF EXISTS {role}", f"CREATE ROLE {role} LOGIN PASSWORD 's3cr3t-w0rd'")
@@ -120,3 +148,18 @@ def test_the_embedded_postgresql_serves_and_leaves_nothing_behind(
         assert verdict.outcome == "safe", verdict
     with pytest.raises(TargetError, match="cannot connect"):
         check_target(url)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((2013, "Lost connection"), "Lost connection"),  # PyMySQL's
+        ((2013, "2013 (HY000): Lost connection", "HY000"), "2013 (HY000): Lost connection"),  # mysql-connector's
+        (("08S01", "[08S01] Lost connection"), "[08S01] Lost connection"),  # ODBC's
+        (("server closed the connection",), "server closed the connection"),
+        (("one thing", "another thing"), "('one thing', 'another thing')"),
+        ((5,), "5"),
+    ],
+)
+def test_what_a_driver_says_is_found_among_its_numbers(arguments: tuple[object, ...], words: str) -> None:
+    assert summary(RuntimeError(*arguments)) == f"RuntimeError: {words}"

@@ -167,6 +167,15 @@ class PoolMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.out)
     @rule(which=st.integers(0, 10))
+    def invalidate_softly(self, which: int) -> None:
+        fairy, record = self.out[which % len(self.out)]
+        fairy.invalidate(soft=True)  # it stays out, and usable
+        assert record[0] is not None
+        self.stale.add(record[0])
+        self.invalidations += 1
+
+    @precondition(lambda self: self.out)
+    @rule(which=st.integers(0, 10))
     def detach(self, which: int) -> None:
         fairy, record = self._take_out(which)
         fairy.detach()

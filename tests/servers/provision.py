@@ -47,6 +47,14 @@ def has_library(*names: str) -> bool:
     )
 
 
+def has_odbc(*names: str) -> bool:
+    """Return whether unixODBC knows drivers of these names."""
+    if not has("odbcinst"):
+        return False
+    known = subprocess.run(["odbcinst", "-q", "-d"], check=False, capture_output=True, text=True).stdout
+    return all(f"[{name}]" in known for name in names)
+
+
 NEEDS = (
     Need(
         "a MariaDB server",
@@ -57,6 +65,11 @@ NEEDS = (
         "a Redis server",
         lambda: "PIDPOOL_TEST_REDIS_URL" in os.environ or has("redis-server"),
         ("redis-server",),
+    ),
+    Need(
+        "ODBC drivers for PostgreSQL and MariaDB",
+        lambda: has_odbc("PostgreSQL Unicode", "MariaDB Unicode"),
+        ("odbcinst", "odbc-postgresql", "odbc-mariadb"),
     ),
     Need("the openssl command, for certificates", lambda: has("openssl"), ("openssl",)),
     # mysqlclient comes as source only.

@@ -208,8 +208,9 @@ class Run:
                     engine.dispose()
                 if generations > 1 and row in {20, 40}:
                     if chance.random() < 0.3:  # in the middle of a transaction
-                        with engine.begin() as connection:
-                            connection.exec_driver_sql("SELECT count(*) FROM ledger")
+                        with engine.connect() as connection:
+                            connection.exec_driver_sql("BEGIN")  # the driver begins none for a SELECT
+                            connection.exec_driver_sql("SELECT count(*) FROM ledger").fetchall()
                             grandchildren.append(self._child(number * 100 + row, generations - 1))
                     else:
                         grandchildren.append(self._child(number * 100 + row, generations - 1))

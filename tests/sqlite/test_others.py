@@ -100,6 +100,35 @@ def test_an_attached_file_counts(play: Play) -> None:
     )
 
 
+def test_a_file_that_is_attached_only_in_the_child_counts(play: Play) -> None:
+    passes(
+        play(
+            """
+            create(PATH, 1)
+            create(PATH + ".main")
+            one, other = engine_on(journal="WAL"), engine_on(PATH + ".main")
+            event.listen(other, "connect", lambda connection, _: connection.execute(f"ATTACH '{PATH}' AS attached"))
+
+            def idle():
+                return [handle for handle in _sqlite._inheritance().handles if handle.opener is one.pool._opener]
+
+            def attach():
+                assert idle()
+                seen(other)
+                assert not idle()  # closed, before anything was read
+
+            from pidpool import _sqlite
+            store(one, 2)
+            child(attach)
+            with one.begin() as connection:
+                connection.exec_driver_sql("INSERT INTO ledger VALUES (3)")
+                child(lambda: refused(lambda: seen(other), PATH, "a transaction open on it that writes"))
+            assert rows() == [1, 2, 3]
+            """
+        )
+    )
+
+
 def test_another_file_may_be_opened(play: Play) -> None:
     passes(
         play(
@@ -249,6 +278,63 @@ def test_dispose_in_the_child_changes_nothing(play: Play) -> None:
             """
         )
     )
+
+
+@pytest.mark.parametrize("idle", ["pool's", "other pool's"])
+def test_a_close_of_the_applications_executes_nothing_in_the_child(idle: str, play: Play) -> None:
+    passes(
+        play(
+            """
+            create(PATH)
+            class Tidy(sqlite3.Connection):
+                def close(self):
+                    self.execute("INSERT INTO ledger VALUES ('tidied up in %d')" % os.getpid())
+                    self.commit()
+                    super().close()
+
+            engine = engine_on(journal="WAL", connect_args={"factory": Tidy})
+            store(engine, "parent")
+            if REST[0] == "pool's":
+                child(lambda: store(engine, "child"))
+            else:
+                other = engine_on(connect_args={"factory": Tidy})  # which notices only when it has opened the file
+                child(lambda: store(other, "child"))
+            assert rows() == ["child", "parent"], rows()
+            """,
+            idle,
+        )
+    )
+
+
+# As a driver with a build of SQLite of its own: its classes are none of sqlite3's.
+ANOTHER_DRIVER = """
+    import types
+    class Connection:
+        def __init__(self, *args, **options):
+            self.real = sqlite3.connect(*args, **options)
+        def __getattr__(self, name):
+            return getattr(self.real, name)
+    Connection.__module__ = "sqlite4.dbapi2"
+    module = types.ModuleType("sqlite4")
+    module.__dict__.update({name: getattr(sqlite3, name) for name in dir(sqlite3) if name[0] != "_"})
+    module.connect = Connection
+    import warnings
+    warnings.simplefilter("ignore")  # that pidpool does not know it
+    create(PATH)
+    engine = engine_on(journal="WAL", module=module, close_before_fork=REST[0] == "closed before fork")
+    store(engine, 1)
+    if REST[0] == "idle":
+        child(lambda: refused(lambda: store(engine, 9), PATH, "a driver that pidpool does not know", "spawn"))
+        engine.dispose()
+    child(lambda: store(engine, 2))
+    store(engine, 3)
+    assert rows() == [1, 2, 3]
+"""
+
+
+@pytest.mark.parametrize("when", ["idle", "closed before fork"])
+def test_an_idle_connection_by_another_driver_is_in_use(when: str, play: Play) -> None:
+    passes(play(ANOTHER_DRIVER, when))
 
 
 WITHOUT_LIBRARY = """

@@ -135,7 +135,9 @@ HALF_READ = """
     store(engine, 5)
     connection = engine.raw_connection()
     connection.driver_connection.isolation_level = None
-    cursor = connection.cursor() if keep == "guarded" else connection.driver_connection.cursor()
+    if keep == "detached":
+        connection.detach()
+    cursor = connection.cursor() if keep == "guarded" else connection.dbapi_connection.cursor()
     if kind == "INSERT":
         cursor.execute("INSERT INTO ledger VALUES (10), (11), (12) RETURNING row")
     else:
@@ -168,7 +170,7 @@ HALF_READ = """
 """
 
 
-@pytest.mark.parametrize("keep", ["guarded", "raw"])
+@pytest.mark.parametrize("keep", ["guarded", "raw", "detached"])
 @pytest.mark.parametrize("kind", ["INSERT", "SELECT"])
 @pytest.mark.parametrize("journal", ["DELETE", "WAL"])
 def test_a_half_read_result_stays_the_parents(journal: str, kind: str, keep: str, play: Play) -> None:
@@ -199,6 +201,24 @@ def test_a_half_read_result_on_an_idle_connection_is_noticed(play: Play) -> None
             """
         )
     )
+
+
+READING = """
+    create(PATH, 1)
+    engine = engine_on(journal=REST[0])
+    with engine.connect() as connection:
+        connection.exec_driver_sql("BEGIN")
+        connection.exec_driver_sql("SELECT row FROM ledger").fetchall()
+        child(lambda: refused(lambda: store(engine, 9), "a transaction open on it that reads"))
+        connection.exec_driver_sql("INSERT INTO ledger VALUES (2)")
+        connection.commit()
+    assert rows() == [1, 2]
+"""
+
+
+@pytest.mark.parametrize("journal", ["DELETE", "WAL"])
+def test_a_transaction_that_has_read_is_in_use(journal: str, play: Play) -> None:
+    passes(play(READING, journal))
 
 
 def test_a_finished_result_does_not_count(play: Play) -> None:
@@ -236,7 +256,12 @@ def test_a_transaction_that_has_done_nothing_does_not_count(play: Play) -> None:
 
 EXCLUSIVE = """
     create(PATH, 1)
-    engine = engine_on(journal="WAL", pragmas=["locking_mode = EXCLUSIVE"])
+    if REST[0] == "on connect":
+        engine = engine_on(journal="WAL", pragmas=["locking_mode = EXCLUSIVE"])
+    else:
+        engine = engine_on(journal="WAL")
+        with engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA locking_mode = EXCLUSIVE")
     store(engine, 2)
     child(engine.dispose)
     if POOL is PidPool:
@@ -253,12 +278,13 @@ EXCLUSIVE = """
 """
 
 
-def test_exclusive_locking_mode_counts_as_in_use(play: Play) -> None:
-    passes(play(EXCLUSIVE))
+@pytest.mark.parametrize("when", ["on connect", "later"])
+def test_exclusive_locking_mode_counts_as_in_use(when: str, play: Play) -> None:
+    passes(play(EXCLUSIVE, when))
 
 
 def test_queue_pool_in_its_place_deletes_the_parents_wal(play: Play) -> None:
-    fails(play(EXCLUSIVE, pool="QueuePool"))
+    fails(play(EXCLUSIVE, "on connect", pool="QueuePool"))
 
 
 def test_the_vfs_unix_excl_counts_as_in_use(play: Play) -> None:
@@ -325,3 +351,43 @@ def test_a_temporary_file_is_refused(attached: str, play: Play) -> None:
             attached,
         )
     )
+
+
+SPILLED = """
+    if REST[0] == "without the library":
+        from pidpool import _sqlite
+        _sqlite.library = lambda: None
+    engine = create_engine("sqlite://", poolclass=POOL, **({"pool_size": 1} if POOL is PidPool else {}))
+
+    def fill(count):
+        with engine.begin() as connection:
+            connection.exec_driver_sql("PRAGMA temp.cache_size = 10")
+            connection.exec_driver_sql("CREATE TEMP TABLE IF NOT EXISTS scratch (owner, ballast)")
+            for _ in range(count):
+                connection.exec_driver_sql("INSERT INTO scratch VALUES ('parent', randomblob(1000))")
+
+    def update():
+        with engine.begin() as connection:
+            connection.exec_driver_sql("UPDATE scratch SET owner = 'child', ballast = randomblob(1000)")
+
+    fill(1)
+    if REST[0] != "without the library":
+        child(update)  # still in memory: its own
+    fill(500)
+    if POOL is PidPool:
+        child(lambda: refused(update, "temporary tables", "spawn"))
+    else:
+        child(update)
+    with engine.connect() as connection:
+        found = connection.exec_driver_sql("SELECT owner, count(*) FROM scratch GROUP BY owner").fetchall()
+    assert found == [("parent", 501)], found
+"""
+
+
+@pytest.mark.parametrize("library", ["with the library", "without the library"])
+def test_temporary_tables_in_a_file_are_the_parents(library: str, play: Play) -> None:
+    passes(play(SPILLED, library))
+
+
+def test_static_pool_in_its_place_overwrites_the_parents_temporary_tables(play: Play) -> None:
+    fails(play(SPILLED, "with the library", pool="StaticPool"))

@@ -7,8 +7,11 @@ import pytest
 from tests.conftest import address_for
 from tests.servers import ASYNCIO_DRIVERS
 
+# asyncmy is aiomysql's kin, so once must do: over TLS, where more can go wrong.
+_SERVERS = [f"{driver}-{manner}" for driver in ASYNCIO_DRIVERS for manner in ("plain", "tls")] + ["asyncmy-tls"]
 
-@pytest.fixture(params=[f"{driver}-{manner}" for driver in ASYNCIO_DRIVERS for manner in ("plain", "tls")])
+
+@pytest.fixture(params=_SERVERS)
 def server(request: pytest.FixtureRequest) -> list[object]:
     """What `tests.pool.awaiting.scenes.Scene` takes; the test runs with each driver, plain and over TLS."""
     driver, _, manner = request.param.partition("-")

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import subprocess
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -201,6 +202,35 @@ def test_a_child_may_close_the_loop_that_it_inherited(plain_server: list[object]
     assert play(child_that_closes_its_parents_loop, plain_server, "AsyncPidPool") == "the parent goes on"
     # The negative control: nobody touches a connection, and still the parent hangs.
     assert "never heard" in play(child_that_closes_its_parents_loop, plain_server, "AsyncAdaptedQueuePool")
+
+
+def child_of_a_parent_without_connections(server: list[Any], pool: str, how: str) -> str:
+    scene = Scene(server, pool)
+
+    async def live() -> float:
+        engine = scene.engine(**({"close_before_fork": True} if how == "close_before_fork" else {}))
+        await scene.use(engine)
+        if how == "dispose":
+            await engine.dispose()
+        gc.collect()
+        in_child(lambda: None, leave="sys.exit")  # and thereby closes the loop
+        loop.call_later(3, lambda: None)  # or else it would never end
+        before = time.monotonic()
+        await loop.run_in_executor(None, time.sleep, 0.05)
+        return time.monotonic() - before
+
+    loop = asyncio.new_event_loop()
+    with closing(loop):
+        return "the parent goes on" if loop.run_until_complete(live()) < 2 else "the parent never heard of its thread"
+
+
+@pytest.mark.parametrize("how", ["dispose", "close_before_fork"])
+def test_a_loop_without_connections_is_separated_as_well(how: str, any_server: list[object], play: Play) -> None:
+    assert play(child_of_a_parent_without_connections, any_server, "AsyncPidPool", how) == "the parent goes on"
+
+
+def test_with_the_pool_of_sqlalchemys_it_is_not(any_server: list[object], play: Play) -> None:
+    assert "never heard" in play(child_of_a_parent_without_connections, any_server, "AsyncAdaptedQueuePool", "dispose")
 
 
 def child_that_goes_on_with_its_parents_loop(server: list[Any]) -> list[int]:

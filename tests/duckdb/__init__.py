@@ -1,0 +1,1 @@
+"""DuckDB files across fork: docs/duckdb.md promises it, and each promise is here, with controls that fail."""
