@@ -17,7 +17,7 @@ PREPARED = script("""
 import gc, logging, os, signal, socket, sys, threading
 from fluent import asyncsender, handler, sender
 from pidpool import InheritedConnectionError, PerProcess
-from tests.family import child
+from tests.family import child, fork
 from tests.per_process.receiver import Receiver
 
 how = sys.argv[1]
@@ -169,7 +169,7 @@ receiver = Receiver()
 mine = make(receiver.port)
 emit(mine, "parent")
 hold(mine.lock)
-pid = os.fork()
+pid = fork()
 if pid == 0:
     signal.alarm(1)
     emit(mine, "child")
@@ -345,7 +345,7 @@ receiver = Receiver()
 logger = logger_of(make(receiver.port, handler.FluentHandler))
 logger.error("parent 1")
 receiver.wait_for("parent 1")
-pid = os.fork()
+pid = fork()
 if pid == 0:
     sys.exit()  # logging.shutdown() runs at exit
 os.waitpid(pid, 0)
@@ -358,10 +358,9 @@ while not receiver.ended:
 @each_way
 def test_the_receiver_notices_at_once_when_the_parent_is_killed(run_script: RunScript, how: str) -> None:
     source = """
-from tests.family import fork
 receiver = Receiver()
 reading, writing = os.pipe()
-parent = os.fork()
+parent = fork()
 if parent == 0:
     senders = PerProcess(lambda: make(receiver.port))
     emit(senders.get(), "parent")

@@ -19,7 +19,7 @@ each_way = pytest.mark.parametrize("how", WAYS)
 PREPARED = script("""
 import gc, http.client, http.server, os, signal, socket, ssl, sys, threading
 from pidpool import InheritedConnectionError, PerProcess
-from tests.family import child
+from tests.family import child, fork
 
 how = sys.argv[1]
 
@@ -114,7 +114,7 @@ def test_without_it_the_parent_reads_the_childs_answer(run_script: RunScript) ->
 mine = connect()
 get(mine, "/warm")
 reading, writing = os.pipe()
-pid = os.fork()
+pid = fork()
 if pid == 0:
     mine.request("GET", "/child")
     os.write(writing, b"!")

@@ -302,7 +302,7 @@ def drop():
     global client
     del client
     gc.collect()
-pid = os.fork()
+pid = fork()
 if pid == 0:
     signal.alarm(1)
     eval(sys.argv[2])
@@ -375,7 +375,7 @@ assert run() == ["overwritten"]
 
 DEATH = """
 reading, writing = os.pipe()
-parent = os.fork()
+parent = fork()
 if parent == 0:
     open_everything()
     if fork(how) == 0:
@@ -469,12 +469,12 @@ lent.goes_on()
     assert_quiet(run_script(PREPARED + LENDING + source, redis_url, how))
 
 
-# Use from several threads while the process forks
+# Use from several threads while the process forks. Not by a C-level fork: with threads at work it leaves CPython's own
+# locks held.
 
 
-@each_way
 def test_threads_that_use_the_client_meanwhile_hear_only_their_own_answers(
-    run_script: RunScript, redis_url: str, how: str
+    run_script: RunScript, redis_url: str
 ) -> None:
     source = """
 clients = PerProcess(scene.client)
@@ -504,4 +504,4 @@ for thread in threads:
     thread.join()
 assert wrong == []
 """
-    assert_quiet(run_script(PREPARED + source, redis_url, how))
+    assert_quiet(run_script(PREPARED + source, redis_url))

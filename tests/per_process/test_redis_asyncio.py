@@ -156,7 +156,7 @@ def test_the_server_notices_at_once_when_an_asyncio_parent_is_killed(
 ) -> None:
     source = """
 reading, writing = os.pipe()
-parent = os.fork()
+parent = fork()
 if parent == 0:
     async def main():
         clients = PerProcess(lambda: scene.async_client(direct=True))
