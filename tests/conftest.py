@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import signal
+import ssl  # noqa: F401 - before mysql.connector's C build: it brings a libssl, which fits no system's libcrypto but its own
 import subprocess
 import sys
 import textwrap

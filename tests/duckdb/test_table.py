@@ -187,7 +187,7 @@ def test_a_child_at_its_descriptor_limit_is_refused_and_leaves_the_files_alone(p
     passes(
         play(
             """
-            from pidpool.hazards.stage import descriptor_limit
+            from pidpool.hazards.family import descriptor_limit
             engine = engine_on()
             create(engine, 1)
             with descriptor_limit():
