@@ -32,9 +32,9 @@ def assert_safe(verdict: Verdict) -> None:
 every_hazard = pytest.mark.parametrize("name", [row.name for row in CATALOGUE.values() if row.needs == "server"])
 
 
-def drivers(*quick: str) -> pytest.MarkDecorator:
-    """Parametrise over all drivers; those that are not `quick` are left to the long run."""
-    cases = [pytest.param(each, marks=() if each in quick else pytest.mark.slow) for each in DRIVERS + ASYNCIO_DRIVERS]
+def drivers(*quick: str, among: tuple[str, ...] = DRIVERS + ASYNCIO_DRIVERS) -> pytest.MarkDecorator:
+    """Parametrise over drivers; those that are not `quick` are left to the long run."""
+    cases = [pytest.param(each, marks=() if each in quick else pytest.mark.slow) for each in among]
     return pytest.mark.parametrize("driver", cases)
 
 
@@ -44,14 +44,20 @@ def test_pid_pool_is_safe(name: str, driver: str, target_of: TargetOf) -> None:
     assert_safe(run(hazard(name), subject("pidpool"), target_of(driver), timeout=_SECONDS))
 
 
-# The drivers that were added later, where it is the driver that makes the difference. The other rows with them are left
-# to `pidpool audit`, or the suite would take twice as long for nothing new.
+# The drivers that were added later: at once where it is the driver that makes the difference.
 _TELLING = ("gc", "exit", "mid-stream", "prepared", "parent-death", "tls")
 each_later_driver = pytest.mark.parametrize("driver", [*MORE_DRIVERS, "asyncmy"])
 
 
 @each_later_driver
-@pytest.mark.parametrize("name", _TELLING)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(row.name, marks=() if row.name in _TELLING else pytest.mark.slow)
+        for row in CATALOGUE.values()
+        if row.needs == "server"
+    ],
+)
 def test_pid_pool_is_safe_with_the_other_drivers_too(name: str, driver: str, target_of: TargetOf) -> None:
     assert_safe(run(hazard(name), subject("pidpool"), target_of(driver), timeout=_SECONDS))
 
@@ -65,7 +71,8 @@ def test_the_control_is_not_safe_with_the_other_drivers_either(name: str, driver
     assert verdict.outcome in {"lost", "hang"}, verdict
 
 
-@drivers("psycopg")
+# What it has of its own lies above the drivers, so one of each kind will do.
+@drivers("psycopg", among=("psycopg", "mysqlclient", "asyncpg"))
 @every_hazard
 def test_pid_null_pool_is_safe(name: str, driver: str, target_of: TargetOf) -> None:
     assert_safe(run(hazard(name), subject("pidnullpool"), target_of(driver), timeout=_SECONDS))
