@@ -433,6 +433,32 @@ assert heard(client) == b""
     assert_quiet(run_script(PREPARED + source, "hookless"))
 
 
+@each_way
+def test_a_client_that_connected_again_is_let_go_of_where_it_is_now(run_script: RunScript, how: str) -> None:
+    source = """
+import socket
+class Reconnecting:
+    def __init__(self):
+        self.sock, self.far = socket.socketpair()
+    def fileno(self):
+        return self.sock.fileno()
+clients, others = PerProcess(Reconnecting), PerProcess(Reconnecting)
+client, other = clients.get(), others.get()
+client.sock.close()  # so that the next has its number
+client.sock, client.far = socket.socketpair()
+before, other.sock = other.sock, socket.socketpair()[0]
+before.close()
+def look():
+    clients.get()
+    for each in (client, other):
+        assert os.readlink(f"/proc/self/fd/{each.fileno()}") == "/dev/null"
+        assert os.readlink(f"/proc/self/fd/{each.far.fileno()}").startswith("socket:")
+child(look, how=how)
+assert os.readlink(f"/proc/self/fd/{client.fileno()}").startswith("socket:")
+"""
+    assert_quiet(run_script(PREPARED + source, how))
+
+
 # Connections
 
 
