@@ -91,11 +91,12 @@ class PerProcess(Generic[T]):
         life = self._life
         if not life.page[0] or life.pid != os.getpid():
             life = self._after_fork()
-        if life.is_made:
-            if life.is_asyncio:
-                _loops.here()  # the client may open sockets in it, which a child's copy of it must leave alone
-            return cast("T", life.instance)
-        return self._make(life)
+        instance = life.instance  # looked at once: another thread may be closing it
+        if instance is None:
+            return self._make(life)
+        if life.is_asyncio:
+            _loops.here()  # the client may open sockets in it, which a child's copy of it must leave alone
+        return instance
 
     __call__ = get
 
@@ -117,23 +118,20 @@ class PerProcess(Generic[T]):
 
         """
         life = self._here()
-        if not life.is_made:
-            return
-        close = getattr(life.instance, "close", None)
         _insist(
             not _closes_by_awaiting(life.instance),
             f"{self.name} is an asyncio client: use `await {type(self).__name__}.aclose()`, or `async with`",
         )
-        if life.end() and close is not None:
+        instance, _ownership = life.end()
+        close = getattr(instance, "close", None)
+        if close is not None:
             close()
 
     async def aclose(self) -> None:
         """Close this process's asyncio instance politely, by its ``aclose()`` or ``close()``."""
-        life = self._here()
-        if not life.is_made:
-            return
-        close = getattr(life.instance, "aclose", None) or getattr(life.instance, "close", None)
-        if life.end() and close is not None:
+        instance, _ownership = self._here().end()
+        close = getattr(instance, "aclose", None) or getattr(instance, "close", None)
+        if close is not None:
             closing = close()
             if inspect.isawaitable(closing):
                 await closing
@@ -234,7 +232,6 @@ class _Life(Generic[T]):
         "heir",
         "instance",
         "is_asyncio",
-        "is_made",
         "lock",
         "maker",
         "ownership",
@@ -250,10 +247,9 @@ class _Life(Generic[T]):
     lock: threading.RLock
     #: The thread that makes it, else 0.
     maker: int
-    #: Set before ``is_made`` is, which is read without the lock.
+    #: None until it is made, and again once it is closed. Read without the lock, so set last.
     instance: T | None
     ownership: Ownership | None
-    is_made: bool
     #: Whether the client is asyncio's: its sockets are in the epoll of an event loop, which a child shares.
     is_asyncio: bool
     #: How many instances this process and those before it have inherited.
@@ -272,22 +268,29 @@ class _Life(Generic[T]):
         self.maker = 0
         self.instance = self.ownership = None
         self.failures = []
-        self.is_made = self.is_asyncio = False
+        self.is_asyncio = False
         self.discards = discards
         self.heir = {}
 
+    @property
+    def is_made(self) -> bool:
+        return self.instance is not None
+
     def keep(self, instance: T, ownership: Ownership) -> None:
         """Note the instance that was just made."""
-        self.instance, self.ownership = instance, ownership
+        self.ownership = ownership
         self.is_asyncio = _closes_by_awaiting(instance)
-        self.is_made = True
+        self.instance = instance
 
-    def end(self) -> bool:
-        """Forget the instance, which is to be closed; return whether this call did so."""
+    def end(self) -> tuple[T | None, Ownership | None]:
+        """Forget the instance, and return what is to be closed, if anything.
+
+        With its ownership, which has to be kept until it is closed: another thread may fork meanwhile.
+        """
         with self.lock:
-            was_made, self.is_made = self.is_made, False
+            ending = self.instance, self.ownership
             self.instance = self.ownership = None
-            return was_made
+            return ending
 
 
 def _insist(met: bool, otherwise: str) -> None:  # noqa: FBT001 - it reads as a sentence

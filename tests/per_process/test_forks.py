@@ -348,6 +348,29 @@ assert got == made * 4
     assert_quiet(run_script(PREPARED + source, how, timeout=20))
 
 
+def test_an_instance_that_another_thread_is_closing_at_fork_is_let_go_of(run_script: RunScript) -> None:
+    source = """
+is_in, may_go_on = threading.Event(), threading.Event()
+class Slow(Known):
+    def close(self):
+        is_in.set()
+        may_go_on.wait()
+        super().close()
+clients = PerProcess(Slow)
+client = clients.get()
+thread = threading.Thread(target=clients.close)
+thread.start()
+is_in.wait()
+def look():
+    assert os.readlink(f"/proc/self/fd/{client.number}") == "/dev/null"
+child(look)
+may_go_on.set()
+thread.join()
+assert heard(client) == b"goodbye"
+"""
+    assert_quiet(run_script(PREPARED + source, "fork", timeout=20))
+
+
 def test_another_number_from_getpid_counts_as_a_fork(run_script: RunScript) -> None:
     source = """
 clients = per_process("known")
