@@ -53,7 +53,8 @@ class PerProcess(Generic[T]):
             ``get()`` calls it again.
         discard: called in a child, inside ``os.fork()``, with the instance that an ancestor made: instead of what
             pidpool knows of its class. It may do no I/O and take no lock; it must not close the instance politely. The
-            instance is pinned all the same. What it raises is logged.
+            instance is pinned all the same. What it raises is logged, but for a C-level fork: a lock of a log handler
+            may be held there for ever.
         name: what ``repr`` and messages call it; by default, what the factory is called.
 
     """
@@ -179,7 +180,7 @@ class PerProcess(Generic[T]):
         fresh: _Life[T] = _Life(generation, ended.discards + ended.is_made)
         life = ended.heir.setdefault(generation, fresh)
         self._life = life
-        if life is fresh:
+        if life is fresh and generation.announced:  # else another thread may have held a log handler's lock at fork
             for failure in ended.failures:
                 _logger.error("discard of %s raised in pid %d", self.name, generation.pid, exc_info=failure)
         return life

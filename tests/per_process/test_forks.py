@@ -239,17 +239,40 @@ clients, others = PerProcess(Unknown, discard=fail, name="cache"), PerProcess(Kn
 client, other = clients.get(), others.get()
 def look():
     clients.get(), clients.get()
+    gc.collect()
+    assert os.readlink(f"/proc/self/fd/{other.number}") == "/dev/null"
+    if how == "hookless":
+        assert records == [], "a lock of a handler may be held there"
+        return
     [record] = records
     assert (record.name, record.levelname) == ("pidpool.per_process", "ERROR")
     assert record.getMessage() == f"discard of cache raised in pid {os.getpid()}"
     assert record.exc_info[0] is OSError
-    assert os.readlink(f"/proc/self/fd/{other.number}") == "/dev/null"
-    gc.collect()
 child(look, how=how)
 child(look, how=how, leave="sys.exit")
 assert records == [] and heard(client) == heard(other) == b""
 """
     assert_quiet(run_script(PREPARED + source, how))
+
+
+def test_where_no_hook_runs_what_it_raises_keeps_nobody_waiting_for_a_log_handler(run_script: RunScript) -> None:
+    source = """
+def fail(client):
+    raise OSError("no")
+logging.getLogger("pidpool").addHandler(handler := logging.StreamHandler(open(os.devnull, "w")))
+clients = PerProcess(Unknown, discard=fail)
+clients.get()
+is_held = threading.Event()
+def hold():
+    with handler.lock:
+        is_held.set()
+        threading.Event().wait()
+threading.Thread(target=hold, daemon=True).start()
+is_held.wait()
+child(clients.get, how=how)
+os._exit(0)
+"""
+    assert_quiet(run_script(PREPARED + source, "hookless", timeout=20))
 
 
 @each_way
