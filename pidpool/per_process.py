@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import operator
 import os
 import threading
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -334,9 +335,9 @@ def _discard_by(discard: Callable[[Any], object], failures: list[Exception], ins
 # -- the proxy ---------------------------------------------------------------------------------------------------------
 
 
-def _forwarded(name: str) -> Callable[..., Any]:
+def _forwarded(name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
     def forward(self: _Proxy, /, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - whatever the client has
-        return getattr(_of(self).get(), name)(*args, **kwargs)
+        return operation(_of(self).get(), *args, **kwargs)
 
     forward.__name__ = forward.__qualname__ = name
     return forward
@@ -388,12 +389,33 @@ class _Proxy:
             return _of(self) is _of(other)
         return bool(_of(self).get() == other)
 
+    # A block may have been entered before a fork. In a child that has no instance nothing was entered, and nothing is
+    # left: no client is made for that.
+
+    def __exit__(self, *error: object) -> Any:  # noqa: ANN401 - see above
+        return _of(self).get().__exit__(*error) if _of(self)._here().is_made else None
+
+    async def __aexit__(self, *error: object) -> Any:  # noqa: ANN401 - see above
+        return await _of(self).get().__aexit__(*error) if _of(self)._here().is_made else None
+
     def __hash__(self) -> int:
         return hash(_of(self))  # that of the instance would change at a fork, with the proxy in somebody's dict
 
 
-for _name in (
-    *("__call__", "__len__", "__iter__", "__next__", "__contains__", "__getitem__", "__setitem__", "__delitem__"),
-    *("__enter__", "__exit__", "__aenter__", "__aexit__", "__aiter__", "__anext__"),
-):
-    setattr(_Proxy, _name, _forwarded(_name))
+#: By what asks for them, which knows what stands in for one that a client lacks, and how to say that nothing does.
+_OPERATIONS: dict[str, Callable[..., Any]] = {
+    "__call__": lambda client, /, *args, **kwargs: client(*args, **kwargs),
+    "__len__": len,
+    "__iter__": iter,
+    "__next__": next,
+    "__contains__": operator.contains,
+    "__getitem__": operator.getitem,
+    "__setitem__": operator.setitem,
+    "__delitem__": operator.delitem,
+    "__enter__": lambda client: client.__enter__(),
+    "__aenter__": lambda client: client.__aenter__(),
+    "__aiter__": aiter,
+    "__anext__": anext,
+}
+for _name, _operation in _OPERATIONS.items():
+    setattr(_Proxy, _name, _forwarded(_name, _operation))
