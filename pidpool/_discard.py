@@ -306,6 +306,11 @@ class _Check:
                 raise InheritedConnectionError(self._generation.pid, here.pid)
 
 
+#: One for all clients of a generation. What several have in common, a pool of the application's, is then guarded once,
+#: and not again by each client that is made on it.
+_check_of: Final = functools.cache(_Check)
+
+
 class ClientOwnership(Ownership):
     """A client whose sockets come and go, and the process that it belongs to: a pool, a log sender that reconnects.
 
@@ -322,7 +327,7 @@ class ClientOwnership(Ownership):
 
     def _find(self, appeared: Appeared | None) -> None:  # noqa: ARG002 - nothing is hidden here
         self._noted = {}
-        self._check = _Check(self.generation)
+        self._check = _check_of(self.generation)
         if self.driver.guard is not None:
             self.driver.guard(self.connection, self._check)
         self._note()
