@@ -109,6 +109,35 @@ connections.close()
     assert_quiet(run_script(PREPARED + source, how, *paths))
 
 
+@each_way
+def test_a_response_that_is_half_read_at_fork_is_the_parents(run_script: RunScript, how: str) -> None:
+    source = """
+connections = PerProcess(connect)
+mine = connections.get()
+mine.request("GET", "/0123456789")
+response = mine.getresponse()
+assert response.read(1) == b"/" and type(response).__name__ == "HTTPResponse"
+def use():
+    for action in (response.read, lambda: response.read(1), lambda: response.readinto(bytearray(3)), response.readline,
+                   response.peek, response.read1, lambda: next(iter(response))):
+        try:
+            action()
+        except InheritedConnectionError:
+            pass
+        else:
+            raise AssertionError("it was let through")
+    response.close()
+def drop():
+    global response
+    del response
+for deed in (use, drop):
+    child(deed, how=how)
+child(how=how, leave="sys.exit")
+assert response.read() == b"0123456789" and get(mine, "/next") == "/next"
+"""
+    assert_quiet(run_script(PREPARED + source, how))
+
+
 def test_without_it_the_parent_reads_the_childs_answer(run_script: RunScript) -> None:
     source = """
 mine = connect()
