@@ -270,11 +270,19 @@ class Ownership:
         self._discarded = True
 
     def _release(self) -> None:
-        """Make a dead end of what was noted, if it still is what it was. May raise OSError."""
-        if self._descriptor >= 0:
-            status = os.fstat(self._descriptor)
-            if status.st_ino == self._inode and status.st_dev == self._device:
+        """Make a dead end of what was noted, if it still is what it was. May raise whatever the driver does."""
+        if self._descriptor < 0:
+            return
+        with suppress(OSError):  # closed
+            if identity_of(self._descriptor) == (self._inode, self._device):
                 _dead_end.replace(self._descriptor)
+                return
+        # The owner's may have connected again by itself, as PyMySQL's does in ping(): then the driver knows what it has
+        # now. That is its socket, and no number that was reused here, if the owner has the very same one.
+        if self.driver.fileno is not None:
+            descriptor = self.driver.fileno(self.connection)
+            if descriptor is not None and _has_socket(self.generation.pid, descriptor):
+                _dead_end.replace(descriptor)
 
     after_fork = discard
 
@@ -298,6 +306,11 @@ class _Check:
                 raise InheritedConnectionError(self._generation.pid, here.pid)
 
 
+#: One for all clients of a generation. What several have in common, a pool of the application's, is then guarded once,
+#: and not again by each client that is made on it.
+_check_of: Final = functools.cache(_Check)
+
+
 class ClientOwnership(Ownership):
     """A client whose sockets come and go, and the process that it belongs to: a pool, a log sender that reconnects.
 
@@ -314,7 +327,7 @@ class ClientOwnership(Ownership):
 
     def _find(self, appeared: Appeared | None) -> None:  # noqa: ARG002 - nothing is hidden here
         self._noted = {}
-        self._check = _Check(self.generation)
+        self._check = _check_of(self.generation)
         if self.driver.guard is not None:
             self.driver.guard(self.connection, self._check)
         self._note()

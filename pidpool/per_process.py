@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import operator
 import os
 import threading
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -53,7 +54,8 @@ class PerProcess(Generic[T]):
             ``get()`` calls it again.
         discard: called in a child, inside ``os.fork()``, with the instance that an ancestor made: instead of what
             pidpool knows of its class. It may do no I/O and take no lock; it must not close the instance politely. The
-            instance is pinned all the same. What it raises is logged.
+            instance is pinned all the same. What it raises is logged, but for a C-level fork: a lock of a log handler
+            may be held there for ever.
         name: what ``repr`` and messages call it; by default, what the factory is called.
 
     """
@@ -91,11 +93,12 @@ class PerProcess(Generic[T]):
         life = self._life
         if not life.page[0] or life.pid != os.getpid():
             life = self._after_fork()
-        if life.is_made:
-            if life.is_asyncio:
-                _loops.here()  # the client may open sockets in it, which a child's copy of it must leave alone
-            return cast("T", life.instance)
-        return self._make(life)
+        instance = life.instance  # looked at once: another thread may be closing it
+        if instance is None:
+            return self._make(life)
+        if life.is_asyncio:
+            _loops.here()  # the client may open sockets in it, which a child's copy of it must leave alone
+        return instance
 
     __call__ = get
 
@@ -117,23 +120,20 @@ class PerProcess(Generic[T]):
 
         """
         life = self._here()
-        if not life.is_made:
-            return
-        close = getattr(life.instance, "close", None)
         _insist(
             not _closes_by_awaiting(life.instance),
             f"{self.name} is an asyncio client: use `await {type(self).__name__}.aclose()`, or `async with`",
         )
-        if life.end() and close is not None:
+        instance, _ownership = life.end()
+        close = getattr(instance, "close", None)
+        if close is not None:
             close()
 
     async def aclose(self) -> None:
         """Close this process's asyncio instance politely, by its ``aclose()`` or ``close()``."""
-        life = self._here()
-        if not life.is_made:
-            return
-        close = getattr(life.instance, "aclose", None) or getattr(life.instance, "close", None)
-        if life.end() and close is not None:
+        instance, _ownership = self._here().end()
+        close = getattr(instance, "aclose", None) or getattr(instance, "close", None)
+        if close is not None:
             closing = close()
             if inspect.isawaitable(closing):
                 await closing
@@ -181,7 +181,7 @@ class PerProcess(Generic[T]):
         fresh: _Life[T] = _Life(generation, ended.discards + ended.is_made)
         life = ended.heir.setdefault(generation, fresh)
         self._life = life
-        if life is fresh:
+        if life is fresh and generation.announced:  # else another thread may have held a log handler's lock at fork
             for failure in ended.failures:
                 _logger.error("discard of %s raised in pid %d", self.name, generation.pid, exc_info=failure)
         return life
@@ -234,7 +234,6 @@ class _Life(Generic[T]):
         "heir",
         "instance",
         "is_asyncio",
-        "is_made",
         "lock",
         "maker",
         "ownership",
@@ -250,10 +249,9 @@ class _Life(Generic[T]):
     lock: threading.RLock
     #: The thread that makes it, else 0.
     maker: int
-    #: Set before ``is_made`` is, which is read without the lock.
+    #: None until it is made, and again once it is closed. Read without the lock, so set last.
     instance: T | None
     ownership: Ownership | None
-    is_made: bool
     #: Whether the client is asyncio's: its sockets are in the epoll of an event loop, which a child shares.
     is_asyncio: bool
     #: How many instances this process and those before it have inherited.
@@ -272,22 +270,29 @@ class _Life(Generic[T]):
         self.maker = 0
         self.instance = self.ownership = None
         self.failures = []
-        self.is_made = self.is_asyncio = False
+        self.is_asyncio = False
         self.discards = discards
         self.heir = {}
 
+    @property
+    def is_made(self) -> bool:
+        return self.instance is not None
+
     def keep(self, instance: T, ownership: Ownership) -> None:
         """Note the instance that was just made."""
-        self.instance, self.ownership = instance, ownership
+        self.ownership = ownership
         self.is_asyncio = _closes_by_awaiting(instance)
-        self.is_made = True
+        self.instance = instance
 
-    def end(self) -> bool:
-        """Forget the instance, which is to be closed; return whether this call did so."""
+    def end(self) -> tuple[T | None, Ownership | None]:
+        """Forget the instance, and return what is to be closed, if anything.
+
+        With its ownership, which has to be kept until it is closed: another thread may fork meanwhile.
+        """
         with self.lock:
-            was_made, self.is_made = self.is_made, False
+            ending = self.instance, self.ownership
             self.instance = self.ownership = None
-            return was_made
+            return ending
 
 
 def _insist(met: bool, otherwise: str) -> None:  # noqa: FBT001 - it reads as a sentence
@@ -330,9 +335,9 @@ def _discard_by(discard: Callable[[Any], object], failures: list[Exception], ins
 # -- the proxy ---------------------------------------------------------------------------------------------------------
 
 
-def _forwarded(name: str) -> Callable[..., Any]:
+def _forwarded(name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
     def forward(self: _Proxy, /, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - whatever the client has
-        return getattr(_of(self).get(), name)(*args, **kwargs)
+        return operation(_of(self).get(), *args, **kwargs)
 
     forward.__name__ = forward.__qualname__ = name
     return forward
@@ -384,12 +389,33 @@ class _Proxy:
             return _of(self) is _of(other)
         return bool(_of(self).get() == other)
 
+    # A block may have been entered before a fork. In a child that has no instance nothing was entered, and nothing is
+    # left: no client is made for that.
+
+    def __exit__(self, *error: object) -> Any:  # noqa: ANN401 - see above
+        return _of(self).get().__exit__(*error) if _of(self)._here().is_made else None
+
+    async def __aexit__(self, *error: object) -> Any:  # noqa: ANN401 - see above
+        return await _of(self).get().__aexit__(*error) if _of(self)._here().is_made else None
+
     def __hash__(self) -> int:
         return hash(_of(self))  # that of the instance would change at a fork, with the proxy in somebody's dict
 
 
-for _name in (
-    *("__call__", "__len__", "__iter__", "__next__", "__contains__", "__getitem__", "__setitem__", "__delitem__"),
-    *("__enter__", "__exit__", "__aenter__", "__aexit__", "__aiter__", "__anext__"),
-):
-    setattr(_Proxy, _name, _forwarded(_name))
+#: By what asks for them, which knows what stands in for one that a client lacks, and how to say that nothing does.
+_OPERATIONS: dict[str, Callable[..., Any]] = {
+    "__call__": lambda client, /, *args, **kwargs: client(*args, **kwargs),
+    "__len__": len,
+    "__iter__": iter,
+    "__next__": next,
+    "__contains__": operator.contains,
+    "__getitem__": operator.getitem,
+    "__setitem__": operator.setitem,
+    "__delitem__": operator.delitem,
+    "__enter__": lambda client: client.__enter__(),
+    "__aenter__": lambda client: client.__aenter__(),
+    "__aiter__": aiter,
+    "__anext__": anext,
+}
+for _name, _operation in _OPERATIONS.items():
+    setattr(_Proxy, _name, _forwarded(_name, _operation))

@@ -40,6 +40,11 @@ def test_what_is_created_is_removed(driver: str, request: pytest.FixtureRequest)
     assert not any(name.startswith(target.namespace) for name in _ours(url))
 
 
+def test_a_redis_server_is_a_target_though_sqlalchemy_has_no_dialect_for_it(redis_url: str) -> None:
+    with check_target(redis_url) as target:
+        assert (target.driver, target.proxied) == ("redis-py", True)
+
+
 @pytest.mark.parametrize("spelled", ["in the URL's place", "as a parameter", "both"])
 def test_a_port_reaches_an_odbc_driver_wherever_the_url_has_it(mariadb: Address, spelled: str) -> None:
     # SQLAlchemy writes it as SQL Server has it, and MariaDB's driver would connect to its default port.

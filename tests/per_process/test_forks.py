@@ -239,17 +239,40 @@ clients, others = PerProcess(Unknown, discard=fail, name="cache"), PerProcess(Kn
 client, other = clients.get(), others.get()
 def look():
     clients.get(), clients.get()
+    gc.collect()
+    assert os.readlink(f"/proc/self/fd/{other.number}") == "/dev/null"
+    if how == "hookless":
+        assert records == [], "a lock of a handler may be held there"
+        return
     [record] = records
     assert (record.name, record.levelname) == ("pidpool.per_process", "ERROR")
     assert record.getMessage() == f"discard of cache raised in pid {os.getpid()}"
     assert record.exc_info[0] is OSError
-    assert os.readlink(f"/proc/self/fd/{other.number}") == "/dev/null"
-    gc.collect()
 child(look, how=how)
 child(look, how=how, leave="sys.exit")
 assert records == [] and heard(client) == heard(other) == b""
 """
     assert_quiet(run_script(PREPARED + source, how))
+
+
+def test_where_no_hook_runs_what_it_raises_keeps_nobody_waiting_for_a_log_handler(run_script: RunScript) -> None:
+    source = """
+def fail(client):
+    raise OSError("no")
+logging.getLogger("pidpool").addHandler(handler := logging.StreamHandler(open(os.devnull, "w")))
+clients = PerProcess(Unknown, discard=fail)
+clients.get()
+is_held = threading.Event()
+def hold():
+    with handler.lock:
+        is_held.set()
+        threading.Event().wait()
+threading.Thread(target=hold, daemon=True).start()
+is_held.wait()
+child(clients.get, how=how)
+os._exit(0)
+"""
+    assert_quiet(run_script(PREPARED + source, "hookless", timeout=20))
 
 
 @each_way
@@ -348,6 +371,29 @@ assert got == made * 4
     assert_quiet(run_script(PREPARED + source, how, timeout=20))
 
 
+def test_an_instance_that_another_thread_is_closing_at_fork_is_let_go_of(run_script: RunScript) -> None:
+    source = """
+is_in, may_go_on = threading.Event(), threading.Event()
+class Slow(Known):
+    def close(self):
+        is_in.set()
+        may_go_on.wait()
+        super().close()
+clients = PerProcess(Slow)
+client = clients.get()
+thread = threading.Thread(target=clients.close)
+thread.start()
+is_in.wait()
+def look():
+    assert os.readlink(f"/proc/self/fd/{client.number}") == "/dev/null"
+child(look)
+may_go_on.set()
+thread.join()
+assert heard(client) == b"goodbye"
+"""
+    assert_quiet(run_script(PREPARED + source, "fork", timeout=20))
+
+
 def test_another_number_from_getpid_counts_as_a_fork(run_script: RunScript) -> None:
     source = """
 clients = per_process("known")
@@ -431,6 +477,32 @@ child(daemonize, how="hookless")
 assert heard(client) == b""
 """
     assert_quiet(run_script(PREPARED + source, "hookless"))
+
+
+@each_way
+def test_a_client_that_connected_again_is_let_go_of_where_it_is_now(run_script: RunScript, how: str) -> None:
+    source = """
+import socket
+class Reconnecting:
+    def __init__(self):
+        self.sock, self.far = socket.socketpair()
+    def fileno(self):
+        return self.sock.fileno()
+clients, others = PerProcess(Reconnecting), PerProcess(Reconnecting)
+client, other = clients.get(), others.get()
+client.sock.close()  # so that the next has its number
+client.sock, client.far = socket.socketpair()
+before, other.sock = other.sock, socket.socketpair()[0]
+before.close()
+def look():
+    clients.get()
+    for each in (client, other):
+        assert os.readlink(f"/proc/self/fd/{each.fileno()}") == "/dev/null"
+        assert os.readlink(f"/proc/self/fd/{each.far.fileno()}").startswith("socket:")
+child(look, how=how)
+assert os.readlink(f"/proc/self/fd/{client.fileno()}").startswith("socket:")
+"""
+    assert_quiet(run_script(PREPARED + source, how))
 
 
 # Connections

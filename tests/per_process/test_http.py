@@ -109,6 +109,57 @@ connections.close()
     assert_quiet(run_script(PREPARED + source, how, *paths))
 
 
+@each_way
+def test_a_response_that_is_half_read_at_fork_is_the_parents(run_script: RunScript, how: str) -> None:
+    source = """
+connections = PerProcess(connect)
+mine = connections.get()
+mine.request("GET", "/0123456789")
+response = mine.getresponse()
+assert response.read(1) == b"/" and type(response).__name__ == "HTTPResponse"
+def use():
+    for action in (response.read, lambda: response.read(1), lambda: response.readinto(bytearray(3)), response.readline,
+                   response.peek, response.read1, lambda: next(iter(response))):
+        try:
+            action()
+        except InheritedConnectionError:
+            pass
+        else:
+            raise AssertionError("it was let through")
+    response.close()
+def drop():
+    global response
+    del response
+for deed in (use, drop):
+    child(deed, how=how)
+child(how=how, leave="sys.exit")
+assert response.read() == b"0123456789" and get(mine, "/next") == "/next"
+"""
+    assert_quiet(run_script(PREPARED + source, how))
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_number_that_was_reused_after_a_c_level_fork_is_left_alone(run_script: RunScript, noted: bool) -> None:  # noqa: FBT001 - a parameter
+    source = """
+connections = PerProcess(connect)
+mine = connections.get()
+assert get(mine, "/parent/1") == "/parent/1"
+if NOTED:
+    child()  # the client is asked for its sockets before an ordinary fork
+def daemonize():
+    number = mine.sock.fileno()
+    os.close(number)
+    own, far = socket.socketpair()
+    assert own.fileno() == number
+    connections.get()
+    own.sendall(b"own")
+    assert far.recv(10) == b"own"
+child(daemonize, how="hookless")
+assert get(mine, "/parent/2") == "/parent/2"
+"""
+    assert_quiet(run_script(f"NOTED = {noted}\n{PREPARED}{source}", "hookless"))
+
+
 def test_without_it_the_parent_reads_the_childs_answer(run_script: RunScript) -> None:
     source = """
 mine = connect()

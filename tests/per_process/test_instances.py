@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import socket
+import sys
 import threading
 import time
 import weakref
@@ -228,6 +229,28 @@ def test_of_threads_that_close_at_once_one_does() -> None:
     for thread in threads:
         thread.join()
     assert client.closed == 1
+
+
+def test_get_while_another_thread_closes_returns_a_client() -> None:
+    clients = PerProcess(AsyncClient, discard=forget)  # get() does most where it is asyncio's
+    stop = threading.Event()
+
+    def keep_closing() -> None:
+        while not stop.is_set():
+            asyncio.run(clients.aclose())
+
+    patience = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=keep_closing)
+    thread.start()
+    try:
+        ends = time.monotonic() + 1
+        while time.monotonic() < ends:
+            assert clients.get() is not None
+    finally:
+        sys.setswitchinterval(patience)
+        stop.set()
+        thread.join()
 
 
 def test_an_asyncio_client_is_closed_by_awaiting() -> None:

@@ -137,8 +137,66 @@ def test_asynchronous_special_methods_are_the_instances() -> None:
 
 def test_a_special_method_that_the_instance_lacks_is_missing() -> None:
     proxy: Any = PerProcess(object, discard=forget).proxy()
-    with pytest.raises(AttributeError, match="__len__"):
+    with pytest.raises(TypeError, match=r"object of type 'object' has no len\(\)"):
         len(proxy)
+    with pytest.raises(TypeError, match="'object' object is not callable"):
+        proxy()
+    with pytest.raises(TypeError, match="'object' object is not iterable"):
+        iter(proxy)
+
+
+def test_what_stands_in_for_a_special_method_that_the_instance_lacks_does_so_here() -> None:
+    class Items:
+        def __getitem__(self, number: int) -> int:
+            return [1, 2][number]
+
+    proxy: Any = PerProcess(Items, discard=forget).proxy()
+    assert list(proxy) == [1, 2]
+    assert 2 in proxy
+
+
+@pytest.mark.parametrize("how", WAYS)
+@pytest.mark.parametrize("leave", ["sys.exit", "RuntimeError"])
+def test_a_block_that_was_entered_before_a_fork_is_left_quietly(run_script: RunScript, leave: str, how: str) -> None:
+    source = """
+    import asyncio, os, sys
+    from pidpool import PerProcess
+    from tests.family import fork
+    class Client:
+        def __init__(self):
+            self.pid, self.entered = os.getpid(), 0
+        def __enter__(self):
+            self.entered += 1
+        def __exit__(self, *error):
+            self.entered -= 1
+            assert self.entered == 0, "it was never entered here"
+        async def __aenter__(self):
+            self.__enter__()
+        async def __aexit__(self, *error):
+            self.__exit__(*error)
+    clients = PerProcess(Client, discard=lambda client: None)
+    proxy = clients.proxy()
+    def go_on():
+        if fork(sys.argv[1]) == 0:
+            if sys.argv[2] == "sys.exit":
+                sys.exit(7)
+            raise RuntimeError
+        assert os.waitstatus_to_exitcode(os.wait()[1]) == 7
+    def block():
+        with proxy:
+            go_on()
+    async def asynchronous_block():
+        async with proxy:
+            go_on()
+    for deed in (block, lambda: asyncio.run(asynchronous_block())):
+        try:
+            deed()
+        except RuntimeError:
+            assert "not made yet" in repr(clients), "one was made in order to leave it"
+            os._exit(7)
+        assert proxy.entered == 0
+    """
+    assert_quiet(run_script(script(source), how, leave))
 
 
 def test_isinstance_answers_as_the_instance_would() -> None:

@@ -173,6 +173,19 @@ with client.pipeline() as pipeline, client.pubsub() as pubsub:
     assert_quiet(run_script(PREPARED + source, redis_url, how))
 
 
+def test_a_pool_that_many_clients_are_made_on_is_guarded_once(run_script: RunScript, redis_url: str) -> None:
+    source = """
+pool = redis.ConnectionPool.from_url(sys.argv[1])
+clients = PerProcess(lambda: redis.Redis(connection_pool=pool))
+for _ in range(3):
+    with clients:
+        assert clients.get().ping()
+guards = [each for each in pool.connection_class.__mro__ if "_pidpool_check" in vars(each)]
+assert len(guards) == 1, "each command is checked once more for each client that there was"
+"""
+    assert_quiet(run_script(PREPARED + source, redis_url))
+
+
 # Without pidpool
 
 
