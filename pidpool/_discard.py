@@ -273,8 +273,12 @@ class Ownership:
         """Make a dead end of what was noted, if it still is what it was. May raise whatever the driver does."""
         if self._descriptor < 0:
             return
-        with suppress(OSError):  # closed
-            if identity_of(self._descriptor) == (self._inode, self._device):
+        try:
+            status = os.fstat(self._descriptor)
+        except OSError:  # closed
+            pass
+        else:
+            if status.st_ino == self._inode and status.st_dev == self._device:
                 _dead_end.replace(self._descriptor)
                 return
         # The owner's may have connected again by itself, as PyMySQL's does in ping(): then the driver knows what it has
