@@ -113,7 +113,7 @@ def where(module: str) -> str:
         found.append(_expression(arguments["fileno"], functions) or "its transport's socket")
     if "opens_a_socket" in arguments:
         is_certain = isinstance(arguments["opens_a_socket"], ast.Constant) and arguments["opens_a_socket"].value is True
-        condition = "" if is_certain else ", if no other thread can have opened that"
+        condition = "" if is_certain else ", if no other thread or task can have opened that"
         found.append(f"hidden: the socket that appears while it connects{condition}")
     return ", or ".join(found) or "hidden"
 
