@@ -224,7 +224,14 @@ def test_a_database_in_memory_with_a_name_is_refused_and_another_name_is_not(pla
                 with other.connect() as one, other.connect() as two:
                     for connection in one, two:
                         assert connection.exec_driver_sql("SELECT row FROM ledger").fetchall() == [(2,)]
-                create(engine_on(":memory:"), 3)
+                unnamed = engine_on(":memory:")
+                create(unnamed, 3)
+                # Nor does it help to have others open.
+                refused(lambda: seen(engine), "in memory")
+                refused(lambda: seen(engine_on(":memory:books")), "in memory")
+                with other.connect() as one, other.connect() as two:
+                    refused(lambda: seen(engine_on(":memory:books")), "in memory")
+                    assert seen(other) == [2]
             child(live, leave="sys.exit")
             assert seen(engine) == [1]
             """
