@@ -239,6 +239,30 @@ def test_a_database_in_memory_with_a_name_is_refused_and_another_name_is_not(pla
     )
 
 
+def test_threads_of_a_child_that_open_a_named_database_at_once_do_not_let_each_other_in(play: Play) -> None:
+    passes(
+        play(
+            """
+            create(engine_on(":memory:books"), 1)
+            kept = engine_on(":memory:books").connect()
+            def try_it():
+                for _ in range(50):
+                    refused(lambda: seen(engine_on(":memory:books")), "in memory")
+                done.append(True)
+            done = []
+            def live():
+                threads = [threading.Thread(target=try_it) for _ in range(4)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+                assert len(done) == 4, done
+            child(live)
+            """
+        )
+    )
+
+
 @either_fork
 def test_grandchildren_are_like_children(how: str, play: Play) -> None:
     passes(
