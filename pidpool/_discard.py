@@ -22,6 +22,7 @@ from __future__ import annotations
 import functools
 import os
 import stat
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -123,8 +124,9 @@ class Appeared:
     thread's sockets, too. But where a driver is known to have opened one by then, its own is one of them; so if there
     is one only, that is it. Numbers are compared together with what they refer to: one may have been closed and reused.
 
-    Where a driver is not known to have opened one, the only one that appeared may still be another thread's. So then it
-    counts only in a process that has no other thread, neither before nor after: of Python's, or of a library's in C.
+    Where a driver is not known to have opened one, the only one that appeared may still be another thread's, or another
+    task's of the same event loop. So then it counts only outside of event loops, and in a process that has no other
+    thread, neither before nor after: of Python's, or of a library's in C. What opens the connection must open no other.
 
     Where the system does not list a process's descriptors, no socket ever appears.
     """
@@ -155,11 +157,17 @@ class Appeared:
 
 
 def _is_alone() -> bool:
-    """Tell whether this process certainly has one thread only; the kernel counts, because Python knows its own only."""
+    """Tell whether certainly nothing else can run here: no thread, no task of an event loop.
+
+    The kernel counts the threads, because Python knows its own only.
+    """
     try:
-        return len(os.listdir("/proc/self/task")) == 1  # noqa: PTH208 - plain names
+        if len(os.listdir("/proc/self/task")) > 1:  # noqa: PTH208 - plain names
+            return False
     except OSError:
         return False
+    asyncio = sys.modules.get("asyncio")  # most processes do without
+    return asyncio is None or asyncio._get_running_loop() is None
 
 
 def _open_sockets() -> set[tuple[int, tuple[int, int]]] | None:

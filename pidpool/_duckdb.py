@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 _OPEN: Final = "it open in DuckDB"
 _LIBRARY: Final = "duckdb"  # what says that the driver has been imported
 _LOG: Final = ".wal"
+_SEVERAL: Final = 16
 
 
 class Instance(Ownership):
@@ -61,7 +62,7 @@ class Instance(Ownership):
 
     """
 
-    __slots__ = ("database", "files", "opener")
+    __slots__ = ("database", "files", "is_accepted", "opener")
 
     #: DuckDB's own connection.
     database: Any
@@ -69,6 +70,8 @@ class Instance(Ownership):
     #: identity if that could not be found out (a file on some server). Empty for a database in memory. None in place of
     #: it all before that is known, or if the connection does not tell.
     files: dict[str, Identity | None] | None
+    #: Whether it was found to be no inherited instance's.
+    is_accepted: bool
 
     def __init__(
         self, connection: object, generation: _fork.Generation | None = None, opener: object | None = None
@@ -77,6 +80,7 @@ class Instance(Ownership):
         self.database = connection if of_drivers is None else of_drivers(connection)
         self.opener = opener
         self.files = None
+        self.is_accepted = False
         super().__init__(connection, generation)
         if self.state == "owned":
             with suppress(Exception):  # whatever forbids it: what is not known is refused
@@ -95,17 +99,29 @@ class Instance(Ownership):
         """What people call it."""
         return next(iter(self.files or ()), "in memory" if self.files is not None else "of unknown name")
 
-    @property
-    def is_shared(self) -> bool:
-        """Whether its database has other connections. Asks DuckDB: in its owner only."""
+    def connections(self) -> int:
+        """Return how many connections its instance has, cursors among them. Asks DuckDB: in its owner only."""
         cursor = self.database.cursor()
         try:
             ((count,),) = cursor.execute("SELECT * FROM duckdb_connection_count()").fetchall()
         except Exception:  # noqa: BLE001 - no such function in this version
-            return False
+            return 1
         finally:
             cursor.close()
-        return bool(count > 2)  # noqa: PLR2004 - besides the cursor and itself
+        return int(count) - 1  # without the cursor
+
+    def is_beside(self, other: Instance) -> bool:
+        """Tell whether both have the same instance. Asks DuckDB: in their owner only."""
+        # In memory all have one name, so the other opens connections, and this one counts: several, because other
+        # threads open and close some, too.
+        before = self.connections()
+        cursors = []
+        with suppress(Exception):  # another thread has closed it meanwhile
+            cursors = [other.database.cursor() for _ in range(_SEVERAL)]
+        more = self.connections() - before
+        for cursor in cursors:
+            cursor.close()
+        return more > _SEVERAL // 2
 
     def discard(self) -> None:
         """Keep the connection from ever being finalized here, and remember its files. DuckDB is not called."""
@@ -220,12 +236,15 @@ class Inheritance:
                     raise self.refusal(path, self.owner, what)
         if instance.files == {}:
             self._judge_memory(instance)
+        instance.is_accepted = True
 
     def _judge_memory(self, instance: Instance) -> None:
         """Tell a database of one's own from an inherited one of the same name, which has other connections already."""
         inherited = [each for each in self.instances if each.files == {}]
-        ours = (each for each in _fork.registered() if isinstance(each, Instance) and each is not instance)
-        if inherited and not any(each.files == {} for each in ours) and instance.is_shared:
+        if not inherited or instance.connections() == 1:
+            return
+        ours = (each for each in _fork.registered() if isinstance(each, Instance) and each.is_accepted)
+        if not any(each.files == {} and instance.is_beside(each) for each in ours):
             raise self.refusal("in memory", inherited[0].generation.pid)
 
     def refusal(self, path: str, owner: int, obstacle: str = _OPEN) -> InheritedFileError:

@@ -49,7 +49,8 @@ class Driver:
             inherited connections are pinned (see ``pidpool._discard``).
         opens_a_socket: for a driver that hides its descriptor: whether each connect has opened one socket of its own by
             the time that it returns. Then the one that appeared meanwhile, if it is only one, is it. "usually": some
-            connects open none (a pool below, a file); then it is, if the process has no other thread besides.
+            connects open none (a pool below, a file); then it is, if the process has no other thread besides, and no
+            event loop runs.
         descriptors: for a client that has several sockets, or opens them when it likes: returns the descriptors of
             those that it has now. It is called inside ``os.fork()``, too, when another thread may have been changing
             the client: no I/O, no lock. Used instead of ``fileno``.

@@ -1,7 +1,7 @@
 """oracledb: thin mode keeps its socket in compiled objects, thick mode in Oracle's client library.
 
 A connection that comes out of oracledb's own pool has been open before, so the socket that appeared while one was
-opened is only taken for it where no other thread can have opened that; otherwise the connection is pinned.
+opened is only taken for it where no other thread or task can have opened that; otherwise the connection is pinned.
 
 Deallocation rolls back, logs off, and takes a lock for both.
 

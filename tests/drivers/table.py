@@ -88,8 +88,18 @@ def plain_part(words: Findings) -> Findings:
 
 
 def modules() -> list[str]:
-    """Return the names of the modules that describe drivers."""
-    return [module.name for module in pkgutil.iter_modules(drivers.__path__)]
+    """Return the names of the modules that describe drivers; those that only say it is another's are in its row."""
+    names = (module.name for module in pkgutil.iter_modules(drivers.__path__))
+    return [name for name in names if _descriptions(_tree(name))]
+
+
+def _tree(module: str) -> ast.Module:
+    return ast.parse((Path(drivers.__path__[0]) / f"{module}.py").read_text())
+
+
+def _descriptions(tree: ast.Module) -> list[ast.Call]:
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "Driver"]
 
 
 def where(module: str) -> str:
@@ -99,13 +109,9 @@ def where(module: str) -> str:
     if module in _FILES:
         page = _FILES[module] if (PAGE.parent / _FILES[module]).exists() else "sqlite.md"
         return f"none: it is a file ([{page}]({page}))"
-    tree = ast.parse((Path(drivers.__path__[0]) / f"{module}.py").read_text())
+    tree = _tree(module)
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    arguments = next(
-        {keyword.arg: keyword.value for keyword in node.keywords}
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Driver"
-    )
+    arguments = {keyword.arg: keyword.value for keyword in _descriptions(tree)[0].keywords}
     if "descriptors" in arguments:
         return _expression(arguments["descriptors"], functions) or "each socket that it has when the process forks"
     found = []
@@ -113,7 +119,7 @@ def where(module: str) -> str:
         found.append(_expression(arguments["fileno"], functions) or "its transport's socket")
     if "opens_a_socket" in arguments:
         is_certain = isinstance(arguments["opens_a_socket"], ast.Constant) and arguments["opens_a_socket"].value is True
-        condition = "" if is_certain else ", if no other thread can have opened that"
+        condition = "" if is_certain else ", if no other thread or task can have opened that"
         found.append(f"hidden: the socket that appears while it connects{condition}")
     return ", or ".join(found) or "hidden"
 

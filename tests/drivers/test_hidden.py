@@ -212,6 +212,38 @@ done.set()
     assert_quiet(run_script(PREPARED + BESIDE + source, odbc))
 
 
+@pytest.mark.parametrize("lives", ["before", "after"])
+def test_a_thread_that_lives_only_before_the_connect_or_only_after_it_counts(run_script: RunScript, lives: str) -> None:
+    source = """
+from pidpool._discard import Appeared
+made, begin, opened, done = [], threading.Event(), threading.Event(), threading.Event()
+def live_beside():
+    begin.wait()
+    made.append(socket.socket())
+    if sys.argv[1] == "after":
+        opened.set()
+        done.wait()
+thread = threading.Thread(target=live_beside, daemon=True)
+if sys.argv[1] == "before":
+    thread.start()
+appeared = Appeared()
+begin.set()
+if sys.argv[1] == "before":
+    thread.join()
+    while len(os.listdir("/proc/self/task")) > 1:  # the kernel's thread outlives Python's for a moment
+        pass
+else:
+    thread.start()
+    opened.wait()
+assert len(appeared.sockets()) == 1
+assert appeared.the_one("usually") is None
+assert appeared.the_one(True) is not None
+done.set()
+"""
+    # No driver: what matters is that none of ours opens a socket meanwhile.
+    assert_quiet(run_script(PREPARED.replace("hidden = Hidden(sys.argv[1])\n", "") + source, lives))
+
+
 @pytest.fixture
 def pooling(tmp_path: Path) -> dict[str, str]:
     """An environment in which unixODBC pools connections itself."""

@@ -152,6 +152,43 @@ connection._impl = None
     assert_quiet(run_script(ORACLEDB + source))
 
 
+@pytest.mark.parametrize("how", ["asyncio", "alone"])
+def test_what_another_task_opens_is_not_taken_for_a_connection_of_oracledbs_own_pool(
+    run_script: RunScript, how: str
+) -> None:
+    source = """
+import asyncio, socket, stat
+
+def pooled(kind):
+    found = kind.__new__(kind)
+    found._impl = None
+    return found
+
+async def open_another():
+    return socket.socket()
+
+async def acquire():
+    # As from oracledb's own pool: it waits, and opens no socket.
+    other = asyncio.create_task(open_another())
+    appeared = Appeared()
+    await other
+    return other.result(), Ownership(pooled(oracledb.AsyncConnection), appeared=appeared)
+
+connection._impl = None
+if sys.argv[1] == "asyncio":
+    other, ownership = asyncio.run(acquire())
+else:  # what opens a connection must open nothing else
+    appeared = Appeared()
+    other = socket.socket()
+    ownership = Ownership(pooled(oracledb.Connection), appeared=appeared)
+def look():
+    assert stat.S_ISSOCK(os.fstat(other.fileno()).st_mode) == (sys.argv[1] == "asyncio")
+child(look)
+other.close()
+"""
+    assert_quiet(run_script(ORACLEDB + source, how))
+
+
 @pytest.mark.parametrize("name", ["pymssql._pymssql.Connection", "oracledb.Connection", "oracledb.AsyncConnection"])
 def test_a_driver_that_could_not_be_verified_is_known(run_script: RunScript, name: str) -> None:
     source = """

@@ -224,9 +224,40 @@ def test_a_database_in_memory_with_a_name_is_refused_and_another_name_is_not(pla
                 with other.connect() as one, other.connect() as two:
                     for connection in one, two:
                         assert connection.exec_driver_sql("SELECT row FROM ledger").fetchall() == [(2,)]
-                create(engine_on(":memory:"), 3)
+                unnamed = engine_on(":memory:")
+                create(unnamed, 3)
+                # Nor does it help to have others open.
+                refused(lambda: seen(engine), "in memory")
+                refused(lambda: seen(engine_on(":memory:books")), "in memory")
+                with other.connect() as one, other.connect() as two:
+                    refused(lambda: seen(engine_on(":memory:books")), "in memory")
+                    assert seen(other) == [2]
             child(live, leave="sys.exit")
             assert seen(engine) == [1]
+            """
+        )
+    )
+
+
+def test_threads_of_a_child_that_open_a_named_database_at_once_do_not_let_each_other_in(play: Play) -> None:
+    passes(
+        play(
+            """
+            create(engine_on(":memory:books"), 1)
+            kept = engine_on(":memory:books").connect()
+            def try_it():
+                for _ in range(50):
+                    refused(lambda: seen(engine_on(":memory:books")), "in memory")
+                done.append(True)
+            done = []
+            def live():
+                threads = [threading.Thread(target=try_it) for _ in range(4)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+                assert len(done) == 4, done
+            child(live)
             """
         )
     )
