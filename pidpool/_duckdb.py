@@ -128,7 +128,7 @@ class Instance(Ownership):
         if self._discarded:
             return
         if not self.generation.page[0]:  # and not a forced discard() in its owner
-            _inheritance().receive(self)
+            Inheritance.here().receive(self)
         super().discard()
 
     after_fork = discard
@@ -175,7 +175,7 @@ class _Default:
 _default: _Default | None = None
 
 
-class Inheritance:
+class Inheritance(_files.Inheritance):
     """The DuckDB instances that one process inherited.
 
     Args:
@@ -183,28 +183,18 @@ class Inheritance:
 
     """
 
-    __slots__ = ("__weakref__", "_open", "generation", "heir", "instances", "owner")
+    __slots__ = ("_open", "instances")
 
     #: What was open at fork, and what an ancestor had inherited. Only ever grows.
     instances: list[Instance]
-    #: The process that forked this one.
-    owner: int
     #: The descriptors of files at fork; None if that could not be found out.
     _open: list[tuple[int, Identity]] | None
-    #: That of the next generation in the same process. ``dict.setdefault`` decides a race between threads.
-    heir: dict[_fork.Generation, Inheritance]
 
     def __init__(self, previous: Inheritance | None) -> None:
-        self.generation = _fork.current()
-        self.owner = 0 if previous is None else previous.generation.pid
+        super().__init__(previous)
         self.instances = [] if previous is None else list(previous.instances)
-        self.heir = {}
         # Without the driver nobody has a database open, and one descriptor less is opened at fork.
         self._open = _files.open_files() if previous is not None and _LIBRARY in sys.modules else []
-
-    def after_fork(self) -> None:
-        """Begin the child's, which looks at once what is open."""
-        _inheritance()
 
     def receive(self, instance: Instance) -> None:
         """Take over a connection of the parent's, unless it was closed behind the pool's back."""
@@ -252,22 +242,7 @@ class Inheritance:
         return InheritedFileError(owner, self.generation.pid, path, obstacle, "DuckDB")
 
 
-_latest = Inheritance(None)
-_fork.register(_latest)
-
-
-def _inheritance() -> Inheritance:
-    """Return this process's."""
-    global _latest  # noqa: PLW0603 - one for the process, as the generation is
-    here = _fork.current()
-    ended = _latest
-    if ended.generation is here:
-        return ended
-    fresh = Inheritance(ended)
-    _latest = found = ended.heir.setdefault(fresh.generation, fresh)
-    if found is fresh:
-        _fork.register(fresh)
-    return found
+Inheritance.begin()
 
 
 def make_way(opener: object) -> None:
@@ -280,7 +255,7 @@ def make_way(opener: object) -> None:
         InheritedFileError: what ``opener`` had open at fork must not be opened here.
 
     """
-    inheritance = _inheritance()
+    inheritance = Inheritance.here()
     if inheritance.instances:
         inheritance.refuse_opener(opener)
 
@@ -303,7 +278,7 @@ def own(connection: Any, generation: _fork.Generation | None = None, opener: obj
     instance = Instance(connection, generation, opener)
     if instance.state == "owned":
         try:
-            _inheritance().judge(instance)
+            Inheritance.here().judge(instance)
         except InheritedFileError:
             _fork.unregister(instance)
             connection.close()

@@ -297,7 +297,7 @@ class Handle(Ownership):
         if self._references < 0:
             self._references = sys.getrefcount(self.database) - 1  # without the checkout
             self.obstacle = self._inspect(set_up=True)
-        inheritance = _inheritance()
+        inheritance = Inheritance.here()
         if inheritance.has_settled(self.files):
             return True
         # Beside this one, SQLite might keep the descriptors of what is closed.
@@ -310,7 +310,7 @@ class Handle(Ownership):
             InheritedFileError: this process may not open them.
 
         """
-        _inheritance().settle(self.path, self.files)
+        Inheritance.here().settle(self.path, self.files)
 
     def _inspect(self, *, set_up: bool) -> str | None:
         """Note kind, path and files; return why no child may open them, if there is a reason that lasts."""
@@ -413,7 +413,7 @@ class Handle(Ownership):
         if self._discarded:
             return
         if not self.generation.page[0]:  # and not a forced discard() in its owner
-            _inheritance().receive(self)
+            Inheritance.here().receive(self)
         super().discard()
 
     after_fork = discard
@@ -430,7 +430,7 @@ class Handle(Ownership):
             self.obstacle = "a connection to it checked out in another thread"
         # The pool's cursors are guarded. This is for others, made by the driver's own connection: they refer to it.
         if self.has_thread:  # which has references of its own, now these, now those
-            _inheritance().pin_cursors()
+            Inheritance.here().pin_cursors()
         elif self._references < 0 or sys.getrefcount(self.database) > self._references + (not idle):
             for cursor in _cursors(self.database):
                 pin(cursor)
@@ -463,7 +463,7 @@ class Handle(Ownership):
 # -- one process -----------------------------------------------------------------------------------------------------
 
 
-class Inheritance:
+class Inheritance(_files.Inheritance):
     """The SQLite connections that one process inherited, and what has become of them here.
 
     Args:
@@ -471,24 +471,11 @@ class Inheritance:
 
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_has_pinned_cursors",
-        "_is_stuck",
-        "_lock",
-        "_open_files",
-        "_settled",
-        "generation",
-        "handles",
-        "heir",
-        "owner",
-        "thread",
-    )
+    __slots__ = ("_has_pinned_cursors", "_is_stuck", "_lock", "_open_files", "_settled", "handles", "thread")
 
     #: Inherited and not yet settled, in the order in which they came, as the keys: adding and removing are atomic.
     handles: dict[Handle, None]
-    #: The process that forked this one, and the thread that did.
-    owner: int
+    #: The thread that forked.
     thread: int
     #: The files that were open at fork; None if that could not be found out.
     _open_files: list[tuple[int, Identity]] | None
@@ -498,25 +485,17 @@ class Inheritance:
     _lock: threading.Lock
     #: Whether any call of SQLite may wait for ever; None before somebody wants to know.
     _is_stuck: bool | None
-    #: That of the next generation in the same process. ``dict.setdefault`` decides a race between threads.
-    heir: dict[_fork.Generation, Inheritance]
 
     def __init__(self, previous: Inheritance | None) -> None:
-        self.generation = _fork.current()
-        self.owner = 0 if previous is None else previous.generation.pid
+        super().__init__(previous)
         self.thread = threading.get_ident()
         self.handles = {} if previous is None else dict(previous.handles)
         self._settled = set()
         self._lock = threading.Lock()
         self._is_stuck = None if previous is not None else False
-        self.heir = {}
         self._has_pinned_cursors = False
         # Without the driver nobody has a SQLite file open, and one descriptor less is opened at fork.
         self._open_files = open_files() if previous is not None and "_sqlite3" in sys.modules else []
-
-    def after_fork(self) -> None:
-        """Begin the child's, which looks at once what is open."""
-        _inheritance()
 
     def receive(self, handle: Handle) -> None:
         """Take over a connection of the parent's."""
@@ -622,22 +601,7 @@ class Inheritance:
         )
 
 
-_latest = Inheritance(None)
-_fork.register(_latest)
-
-
-def _inheritance() -> Inheritance:
-    """Return this process's."""
-    global _latest  # noqa: PLW0603 - one for the process, as the generation is
-    here = _fork.current()
-    ended = _latest
-    if ended.generation is here:
-        return ended
-    fresh = Inheritance(ended)
-    _latest = found = ended.heir.setdefault(fresh.generation, fresh)
-    if found is fresh:
-        _fork.register(fresh)
-    return found
+Inheritance.begin()
 
 
 def make_way(opener: object, *, certainly: bool = False) -> Any:  # noqa: ANN401 - a DB-API connection
@@ -655,7 +619,7 @@ def make_way(opener: object, *, certainly: bool = False) -> Any:  # noqa: ANN401
         InheritedFileError: what ``opener`` had open at fork must not be opened here.
 
     """
-    inheritance = _inheritance()
+    inheritance = Inheritance.here()
     if certainly:
         inheritance.refuse_if_stuck()
     if not inheritance.handles:
@@ -694,7 +658,7 @@ def own(connection: Any, generation: _fork.Generation | None = None, opener: obj
 
     """
     handle = Handle(connection, generation, opener)
-    inheritance = _inheritance()
+    inheritance = Inheritance.here()
     if handle.state != "owned" or inheritance.has_settled(handle.files):
         return handle
     _fork.unregister(handle)

@@ -9,19 +9,7 @@ from typing import Any
 
 from pidpool._transports import descriptor, hang_up
 from pidpool.drivers import Driver
-
-_IN_TRANSACTION = 1
-_AUTOCOMMIT = 2
-
-
-def _idle(connection: Any) -> bool:  # noqa: ANN401 - the driver is not imported here
-    """Believe the server's flags only in autocommit: see pymysql, whose protocol this is."""
-    if connection._writer is None:
-        return False
-    if connection.server_status & (_IN_TRANSACTION | _AUTOCOMMIT) != _AUTOCOMMIT:
-        return False
-    result = connection._result
-    return result is None or not (result.unbuffered_active or result.has_next)
+from pidpool.drivers.pymysql import has_no_transaction
 
 
 def _abort(connection: Any) -> None:  # noqa: ANN401 - see above
@@ -38,6 +26,6 @@ def _abort(connection: Any) -> None:  # noqa: ANN401 - see above
 DRIVER = Driver(
     "aiomysql",
     fileno=lambda connection: descriptor(connection._writer.transport),
-    idle=_idle,
+    idle=lambda connection: connection._writer is not None and has_no_transaction(connection),
     abort=_abort,
 )

@@ -14,9 +14,7 @@ from typing import Any
 
 from pidpool._transports import descriptor, hang_up
 from pidpool.drivers import Driver
-
-_IN_TRANSACTION = 1
-_AUTOCOMMIT = 2
+from pidpool.drivers.pymysql import has_no_transaction
 
 
 def _transport(connection: Any) -> Any:  # noqa: ANN401 - the driver is not imported here
@@ -28,13 +26,8 @@ def _transport(connection: Any) -> Any:  # noqa: ANN401 - the driver is not impo
 
 
 def _idle(connection: Any) -> bool:  # noqa: ANN401 - see above
-    """Believe the server's flags only in autocommit: see pymysql, whose protocol this is."""
-    if _transport(connection) is None or not connection._connected:  # 0.2.9 stays "connected" when it is closed
-        return False
-    if connection.server_status & (_IN_TRANSACTION | _AUTOCOMMIT) != _AUTOCOMMIT:
-        return False
-    result = connection._result
-    return result is None or not (result.unbuffered_active or result.has_next)
+    # 0.2.9 stays "connected" when it is closed.
+    return _transport(connection) is not None and connection._connected and has_no_transaction(connection)
 
 
 def _abort(connection: Any) -> None:  # noqa: ANN401 - see above

@@ -23,14 +23,12 @@ _IN_TRANSACTION = 1
 _AUTOCOMMIT = 2
 
 
-def _idle(connection: Any) -> bool:  # noqa: ANN401 - see above
-    """Believe the server's flags only in autocommit.
+def has_no_transaction(connection: Any) -> bool:  # noqa: ANN401 - any of the drivers that come from PyMySQL
+    """Read the server's flags, and believe them only in autocommit.
 
     Otherwise they say "no transaction" after ``SELECT ... FOR UPDATE`` and after a failed INSERT, while there is one.
     A closed connection keeps its last ones; ``rollback`` raises then, by which the pool learns of it.
     """
-    if connection._sock is None:
-        return False
     if connection.server_status & (_IN_TRANSACTION | _AUTOCOMMIT) != _AUTOCOMMIT:
         return False
     result = connection._result  # half read, it still has the flags of before
@@ -45,6 +43,6 @@ DRIVER = Driver(
     "pymysql",
     fileno=lambda connection: int(connection._sock.fileno()),
     silence=_leave_unread,
-    idle=_idle,
+    idle=lambda connection: connection._sock is not None and has_no_transaction(connection),
     streams=_streams,
 )

@@ -110,7 +110,7 @@ def test_a_file_that_is_attached_only_in_the_child_counts(play: Play) -> None:
             event.listen(other, "connect", lambda connection, _: connection.execute(f"ATTACH '{PATH}' AS attached"))
 
             def idle():
-                return [handle for handle in _sqlite._inheritance().handles if handle.opener is one.pool._opener]
+                return [handle for handle in _sqlite.Inheritance.here().handles if handle.opener is one.pool._opener]
 
             def attach():
                 assert idle()
