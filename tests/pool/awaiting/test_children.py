@@ -180,6 +180,35 @@ def test_held_objects_fail_loudly_and_unwind_quietly(how: str, server: list[obje
     assert play(held_objects, server, "AsyncPidPool", how) == dict.fromkeys(names, "InheritedConnectionError")
 
 
+def held_stream(server: list[Any], pool: str, how: str) -> list[object]:
+    scene = Scene(server, pool)
+    loop = asyncio.new_event_loop()
+    connection = loop.run_until_complete(scene.engine().connect())
+    result = loop.run_until_complete(connection.stream(text(scene.dialect.numbers(3000))))
+    loop.run_until_complete(result.fetchone())
+
+    async def read_and_close() -> str:
+        try:
+            await result.fetchmany(3000)
+        except Exception as error:  # noqa: BLE001 - its name is the answer
+            name = type(error).__qualname__
+        else:
+            name = "it read the parent's rows"
+        await result.close()
+        return name
+
+    with scene.silence() as said:
+        found: str = in_child(lambda: in_loop(read_and_close()), hookless=how == "hookless")
+    rest = loop.run_until_complete(asyncio.wait_for(result.fetchall(), 5))
+    loop.run_until_complete(connection.close())
+    return [found, said, len(rest)]
+
+
+@pytest.mark.parametrize("how", ["fork", "hookless"])
+def test_a_half_read_stream_is_the_parents_to_read(how: str, plain_server: list[object], play: Play) -> None:
+    assert play(held_stream, plain_server, "AsyncPidPool", how) == ["InheritedConnectionError", [], 2999]
+
+
 def test_the_null_pool_is_as_careful(plain_server: list[object], play: Play) -> None:
     assert play(parent_with_an_idle_loop, plain_server, "PidNullPool", "fork") == {}
     assert len(play(held_objects, plain_server, "PidNullPool", "fork")) == 6
