@@ -7,10 +7,11 @@ must not take the run with it. They are scripts, run by the fixture `run_script`
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import signal
-import ssl  # noqa: F401 - before mysql.connector's C build: it brings a libssl, which fits no system's libcrypto but its own
+import ssl  # noqa: F401 - for _mysql_connector, below
 import subprocess
 import sys
 import textwrap
@@ -36,6 +37,11 @@ if TYPE_CHECKING:
 
     from tests.servers import PrivateServer
     from tests.servers.address import Backend
+
+# mysql.connector's C build brings a libssl that fits its own libcrypto only. It loads beside the system's if `ssl` is
+# loaded and little else; later, whoever asks for it quietly gets the build in Python.
+with contextlib.suppress(ImportError):
+    importlib.import_module("_mysql_connector")
 
 # The same examples on every run, and no limit that a busy machine would exceed.
 settings.register_profile("pidpool", derandomize=True, deadline=None, database=None)
