@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import Final
+
+_FOLDER_OF_CODE: Final = re.compile(r"/(?:[^\s/:]+/)+(?=[^\s/:]+\.py:\d+)")
 
 
 class Lost(Exception):  # noqa: N818 - a finding, not an error of the program
@@ -47,6 +50,8 @@ def summary(error: BaseException) -> str:
     cause = getattr(error, "orig", None) or error
     words = str(cause.args[1] if _is_numbered(cause) else cause)
     words = words.partition("(Background on this error")[0]
+    # An event loop tells where a task stands; which folder that file is in says more about the machine than the fault.
+    words = _FOLDER_OF_CODE.sub("", words)
     lines = [line.strip() for line in words.splitlines() if line.strip()]
     return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__
 
