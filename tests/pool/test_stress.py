@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -54,13 +55,13 @@ def test_a_crowd_that_forks_shares_no_session_of_a_server(
     [
         ("LosesAHandOver", "nobody served"),
         ("LosesASlot", "lost slot"),
-        ("HandsOutTwice", "has two users"),
+        ("HandsOutTwice", "has two users|is closed"),  # or one of the two has it closed before the other says so
         ("GrantsOneTooMany", "one too many"),
     ],
 )
 def test_a_queue_that_is_broken_is_noticed(broken: str, finding: str, play: Play) -> None:
     found = play(stress, 5, 10_000, patience=4.0, broken=broken, limit=110)
-    assert any(finding in one for one in found["wrong"]), found
+    assert any(re.search(finding, one) for one in found["wrong"]), found
 
 
 def test_with_queue_pool_a_child_uses_what_its_parent_opened(play: Play) -> None:
