@@ -150,6 +150,72 @@ asyncio.run(main())
     assert_quiet(run_script(PREPARED + source, redis_url, "fork", deed))
 
 
+MID_PIPELINE = """
+async def main():
+    client = client_of()
+    await client.set(key, "old")
+    pipeline = client.pipeline()
+    await pipeline.watch(key)
+    await pipeline.get(key)
+    pipeline.multi()
+    pipeline.set(key, "mine")
+    def execute():
+        async def use():
+            try:
+                await asyncio.wait_for(pipeline.execute(), 2)
+            except InheritedConnectionError:
+                pass
+            await asyncio.wait_for(pipeline.reset(), 2)
+        asyncio.run(use())
+    def reset():
+        async def use():
+            await asyncio.wait_for(pipeline.reset(), 2)
+        asyncio.run(use())
+    def deed():
+        try:
+            {"execute": execute, "reset": reset}[sys.argv[3]]()
+        except Exception:  # of redis-py, in another loop: what became of the parent is the question
+            if not is_control:
+                raise
+    child(no_loop(deed), how=how)
+    scene.onlooker.set(key, "somebody else's")
+    try:
+        await asyncio.wait_for(pipeline.execute(), 5)
+    except redis.WatchError:
+        pass
+    else:
+        raise AssertionError("an update is lost")
+    assert await asyncio.wait_for(client.get(key), 5) == "somebody else's"
+"""
+
+
+@each_way
+@pytest.mark.parametrize("deed", ["execute", "reset"])
+def test_a_pipeline_that_watches_keys_goes_on_watching(
+    run_script: RunScript, redis_url: str, deed: str, how: str
+) -> None:
+    source = """
+clients = PerProcess(scene.async_client)
+client_of, is_control = clients.get, False
+asyncio.run(main())
+"""
+    assert_quiet(run_script(PREPARED + MID_PIPELINE + source, redis_url, how, deed))
+
+
+def test_without_it_the_parents_pipeline_stops_watching(run_script: RunScript, redis_url: str) -> None:
+    source = """
+client_of, is_control = scene.async_client, True
+try:
+    asyncio.run(main())
+except (AssertionError, asyncio.TimeoutError) as error:
+    print(str(error) or "the parent waits for ever")
+    sys.stdout.flush()
+os._exit(0)
+"""
+    done = run_script(PREPARED + MID_PIPELINE + source, redis_url, "fork", "reset")
+    assert done.stdout in {"an update is lost\n", "the parent waits for ever\n"}, done.stderr
+
+
 @each_way
 def test_the_server_notices_at_once_when_an_asyncio_parent_is_killed(
     run_script: RunScript, redis_url: str, how: str
