@@ -43,7 +43,10 @@ _PRELUDE = """
             for function in functions:
                 connection.create_function(function.__name__, 0, function)
             if journal:
-                connection.execute(f"PRAGMA journal_mode = {journal}").fetchall()
+                cursor = connection.cursor()  # what SQLAlchemy 2.0's execute() returns is aiosqlite's, to be awaited
+                cursor.execute(f"PRAGMA journal_mode = {journal}")
+                cursor.fetchall()
+                cursor.close()
         return engine
 
     async def put(engine, row):
