@@ -83,7 +83,7 @@ class Instance(Ownership):
         self.is_accepted = False
         super().__init__(connection, generation)
         if self.state == "owned":
-            with suppress(Exception):  # whatever forbids it: what is not known is refused
+            with suppress(Exception):  # whatever forbids it: children are refused what is not known
                 self.files = {path: _identity(path) for path in self._attached()}
 
     def _attached(self) -> list[str]:

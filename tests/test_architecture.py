@@ -39,20 +39,7 @@ ROOMS = (
     "cli",
 )
 # Below the pool there is no SQLAlchemy, and a driver is described without being imported.
-WITHOUT_THIRD_PARTY = (
-    "errors",
-    "_fork",
-    "_transports",
-    "drivers",
-    "_discard",
-    "_files",
-    "_sqlite",
-    "_duckdb",
-    "_opening",
-    "_loops",
-    "per_process",
-    "pool._queue",
-)
+WITHOUT_THIRD_PARTY = (*ROOMS[: ROOMS.index("pool")], "pool._queue")
 PRINTS = "cli.render"
 
 

@@ -43,10 +43,9 @@ def _guard(client: Any, check: Check) -> None:  # noqa: ANN401 - see above
 
 
 def _disarm(client: Any) -> None:  # noqa: ANN401 - see above
-    """Leave the unsent events to the parent, which still has them; and close, as far as anybody can tell."""
+    """Have it closed, as far as anybody can tell: so it sends no event that the parent still has to send."""
     sender = _sender(client)
     if sender is not None:
-        sender.pendings = None
         sender.lock = threading.Lock()
         sender._closed = True
 
